@@ -1,0 +1,1 @@
+"""chat-cli: the chat in a terminal."""

@@ -1,0 +1,63 @@
+"""A chat core that any Python application can embed."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from chatcore.chat import Chat, Token
+    from chatcore.commands import Since
+    from chatcore.connection import serve
+    from chatcore.errors import ChatError
+    from chatcore.events import Member, Message
+    from chatcore.model import Credentials, Limits, Rate, Room, User
+    from chatcore.repository.memory import MemoryRepository
+    from chatcore.repository.sql import SqliteRepository
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Chat": "chatcore.chat",
+    "ChatError": "chatcore.errors",
+    "Credentials": "chatcore.model",
+    "Limits": "chatcore.model",
+    "Member": "chatcore.events",
+    "MemoryRepository": "chatcore.repository.memory",
+    "Message": "chatcore.events",
+    "Rate": "chatcore.model",
+    "Room": "chatcore.model",
+    "Since": "chatcore.commands",
+    "SqliteRepository": "chatcore.repository.sql",
+    "Token": "chatcore.chat",
+    "User": "chatcore.model",
+    "serve": "chatcore.connection",
+}
+
+__all__ = [  # the keys above, once more: type checkers and editors read it
+    "Chat",
+    "ChatError",
+    "Credentials",
+    "Limits",
+    "Member",
+    "MemoryRepository",
+    "Message",
+    "Rate",
+    "Room",
+    "Since",
+    "SqliteRepository",
+    "Token",
+    "User",
+    "serve",
+]
+
+
+def __getattr__(name: str) -> Any:  # PEP 562: a name costs its module only once it is used
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

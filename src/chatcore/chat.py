@@ -1,0 +1,682 @@
+"""Chat: one method per use case; what a host application holds."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from functools import partial
+from types import TracebackType
+from typing import Any, Generic, Self, TypeAlias, TypeVar
+
+from attrs import frozen
+
+from chatcore import auth, commands, model, names
+from chatcore.bus import LocalBus
+from chatcore.codec import JsonLines
+from chatcore.errors import (
+    BadCredentials,
+    ChatError,
+    Conflict,
+    Invalid,
+    NotFound,
+    NotMember,
+)
+from chatcore.events import (
+    Close,
+    Duplicate,
+    Durable,
+    HistoryReply,
+    JoinReply,
+    LeaveReply,
+    Member,
+    MembershipChanged,
+    MembersReply,
+    Message,
+    RoomsReply,
+    SendReply,
+    Stored,
+    WhoReply,
+)
+from chatcore.hub import Feed, Hub, Listener
+from chatcore.journal import Journal
+from chatcore.model import LOBBY, MAX_FRAME, Credentials, Draft, Limits, Membership, Room, User
+from chatcore.policy import OpenPolicy, Rates
+from chatcore.ports import Authenticator, Bus, Clock, Outcome, Policy, Repository
+from chatcore.presence import Presence
+from chatcore.roster import Roster
+
+E = TypeVar("E", bound=Durable)
+T = TypeVar("T")
+
+LINGER_SECONDS = 3.0
+"""What a connection has, at the end, to take what is on its way to it."""
+ROOMS_CACHED = 10_000
+WHO_NAMED = 1_000
+PAGE_BYTES = MAX_FRAME - 65_536
+"""What a page's events may come to, so that the reply around them is under MAX_FRAME."""
+
+Done: TypeAlias = Callable[[SendReply | LeaveReply | ChatError], None]
+Observer: TypeAlias = Callable[[Durable], object]
+
+logger = logging.getLogger("chatcore.chat")
+
+
+@frozen
+class Token:
+    """A proof of login, and when it ends."""
+
+    secret: str
+    expires: datetime
+
+
+class _Answer(Generic[T]):
+    """Turns a callback that gets a result or a ChatError into something to wait for."""
+
+    def __init__(self) -> None:
+        self._future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+    def settle(self, outcome: T | ChatError) -> None:
+        if self._future.done():
+            return  # whoever waited was cancelled
+        if isinstance(outcome, ChatError):
+            self._future.set_exception(outcome)
+        else:
+            self._future.set_result(outcome)
+
+    async def wait(self) -> T:
+        return await self._future
+
+
+class Chat:
+    """Rooms, users and history on one repository.
+
+    An asynchronous context manager: inside it has its threads and tasks, and after
+    it none are left.  One event loop, from beginning to end.
+
+        async with Chat(SqliteRepository("chat.db")) as chat:
+            ada = await chat.register("ada", "correct horse")
+
+    Methods raise ChatError for what a user may not do, or the server cannot do now.
+    Cancelling one does not undo what it has already asked the log for.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        *,
+        bus: Bus | None = None,
+        policy: Policy | None = None,
+        authenticator: Authenticator | None = None,
+        limits: Limits | None = None,
+        clock: Clock = model.utcnow,
+        bcrypt_cost: int = 12,
+        token_days: float = 30,
+    ) -> None:
+        self.limits = limits or Limits()
+        self.wire = JsonLines(self.limits)
+        """One for all links that speak the protocol's JSON: an event is encoded once."""
+        self.roster = Roster(self.limits)
+        self._repository = repository
+        self._bus = bus or LocalBus()
+        self._policy = policy or OpenPolicy()
+        self._authenticator = authenticator
+        self._clock = clock
+        self._bcrypt_cost = bcrypt_cost
+        self._token_life = timedelta(days=token_days)
+        self._messages = Rates(self.limits.messages, "Slow down: too many messages")
+        self._attempts = Rates(self.limits.attempts, "Too many attempts; wait a little")
+        self._rooms: dict[str, Room] = {}
+        self._observers: list[Observer] = []
+        self._state = "new"
+
+    # Its life.
+
+    @property
+    def closing(self) -> bool:
+        """Whether no new commands are taken any more."""
+        return self._state == "closing"
+
+    @property
+    def hub(self) -> Hub:
+        """This node's fan-out, for what stands between a Chat and a link."""
+        self.check_started()
+        return self._hub
+
+    def check_started(self) -> None:
+        """Raise RuntimeError, in one sentence, outside `async with chat`."""
+        if self._state in ("new", "closed"):
+            raise RuntimeError(
+                "This Chat is not running: enter it first, `async with chat: ...`,"
+                " or give it to your application as its lifespan"
+            )
+
+    async def __aenter__(self) -> Self:
+        """Open the repository and start.  Raises SchemaError, Unavailable."""
+        if self._state != "new":
+            raise RuntimeError("A Chat runs once; make a new one")
+        self._readers = ThreadPoolExecutor(2, thread_name_prefix="chatcore-read")
+        self._state = "running"
+        try:
+            await self._read(self._open)
+        except BaseException:
+            self._state = "closed"
+            self._readers.shutdown()
+            self._repository.close()
+            raise
+        self._passwords = auth.Passwords(self._bcrypt_cost)
+        self._journal = Journal(self._repository, self._publish)
+        self._presence = Presence()
+        self._hub = Hub(self._repository, self._read, self._presence, self.limits)
+        self._bus.subscribe(self._hub.deliver)
+        self._bus.subscribe(self._observe)
+        return self
+
+    def _open(self) -> None:
+        self._repository.open()
+        self._repository.claim()
+        self._repository.add_room(Room(LOBBY, title="Lobby"))
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close.  Where the journal's writer died, raises what it died of."""
+        await self.close()
+        if self.failure is not None and exc is None:
+            raise self.failure
+
+    async def close(self) -> None:
+        """Drain: refuse new commands, answer all that came before, then end every connection.
+
+        Each gets a `bye` with a `retry_after`, spread so that they do not come back
+        all at once, and LINGER_SECONDS to take what is on its way.  Repeatable.
+        """
+        if self._state != "running":
+            return
+        self._state = "closing"
+        await self._journal.close()
+        spread = 1.0 + len(self.roster) / 500
+        delays = iter(lambda: round(random.uniform(0.5, spread), 2), None)
+        self.roster.end(lambda _: True, Close.SHUTDOWN, "shutdown", delays)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.roster.emptied(), LINGER_SECONDS + 0.5)
+        await self._hub.close()
+        self._passwords.close()
+        self._readers.shutdown()
+        self._repository.close()
+        self._state = "closed"
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What the journal's writer died of, which ended all service; None where it did not."""
+        return self._journal.died.result() if self._journal.died.done() else None
+
+    async def failed(self) -> None:
+        """Return when there is a `failure`."""
+        await asyncio.shield(self._journal.died)
+
+    # Accounts.
+
+    async def register(self, username: str, password: str, *, peer: str = "") -> User:
+        """Create an account.  Raises Invalid, Conflict, RateLimited, Unavailable.
+
+        `peer` is the address that asks; attempts are counted for each.
+        """
+        if not username or not password:
+            raise Invalid("Username and password are required")
+        self._attempt(peer)
+        name = names.username(username)
+        if name in names.RESERVED_USERNAMES:
+            raise Invalid(f"The username {name} is reserved; choose another")
+        auth.check_password(password)
+        user = User(name, model.line(username, "username", names.USERNAME_CHARACTERS))
+        if await self._read(self._repository.user, name) is not None:
+            raise Conflict("Username already exists")
+        password_hash = await self._passwords.hash(password)
+        if not await self._journal.write(self._repository.add_user, user, password_hash):
+            raise Conflict("Username already exists, or looks like one that does")
+        return user
+
+    async def login(self, username: str, password: str, *, peer: str = "") -> User:
+        """Return whose name and password these are.  Raises BadCredentials, RateLimited.
+
+        A name that nobody has takes as long as a wrong password.
+        """
+        if not username or not password:
+            raise Invalid("Username and password are required")
+        self._attempt(peer)
+        try:
+            known = await self._read(self._repository.user, names.username(username))
+        except Invalid:
+            known = None
+        user, password_hash = known or (None, None)
+        if not await self._passwords.verify(password, password_hash) or user is None:
+            raise BadCredentials("Invalid username or password")
+        return user
+
+    def _attempt(self, peer: str) -> None:
+        if peer:
+            self._attempts.take(peer)
+
+    async def issue_token(self, user: User) -> Token:
+        """Make a new token for a user; only its hash is stored."""
+        token = Token(auth.new_token(), self._now() + self._token_life)
+        await self._journal.write(
+            self._repository.add_token, auth.digest(token.secret), user.username, token.expires
+        )
+        return token
+
+    async def recognise(self, secret: str) -> tuple[User, Token]:
+        """Return whose token this is.  Raises BadCredentials."""
+        found = await self._read(self._repository.token, auth.digest(secret), self._clock())
+        if found is None:
+            raise BadCredentials("This token is not valid any more; log in with your password")
+        user, expires = found
+        return user, Token(secret, expires)
+
+    def seconds_left(self, token: Token) -> float:
+        """Return how long a token is still good for."""
+        return (token.expires - self._clock()).total_seconds()
+
+    async def authenticate(self, credentials: Credentials) -> tuple[User, Token | None] | None:
+        """Say who a door has, by the token or by the host's Authenticator; None for nobody yet.
+
+        Raises BadCredentials for a token that is not valid.
+        """
+        if credentials.token is not None:
+            return await self.recognise(credentials.token)
+        if self._authenticator is None:
+            return None
+        user = await self._authenticator.authenticate(credentials)
+        if user is None:
+            return None
+        known = await self._read(self._repository.user, user.username)
+        if known is None:
+            await self._journal.write(self._repository.add_user, user, None)
+        return user, None
+
+    async def logout(self, token: Token | None, user: User, *, everywhere: bool = False) -> None:
+        """Revoke a token, or all of the user's, and end the connections that hold it."""
+        if everywhere:
+            await self._journal.write(self._repository.remove_tokens, user.username)
+        elif token is not None:
+            await self._journal.write(self._repository.remove_token, auth.digest(token.secret))
+        digest = auth.digest(token.secret) if token else None
+        # Soon, not now: the connection that asked is answered first.
+        asyncio.get_running_loop().call_soon(
+            self.roster.end,
+            lambda each: (
+                each.user is not None
+                and each.user.username == user.username
+                and (everywhere or (digest is not None and each.digest == digest))
+            ),
+            Close.REVOKED,
+            "logged out",
+        )
+
+    # Rooms.
+
+    async def rooms(
+        self, user: User, *, after: str | None = None, limit: int | None = None
+    ) -> RoomsReply:
+        """List the rooms that a user may see, by name."""
+        limit = self._clamp(limit)
+        found = await self._read(self._repository.rooms, user.username, after or "", limit + 1)
+        return RoomsReply(found[:limit], complete=len(found) <= limit)
+
+    async def create(
+        self, user: User, room: str, *, kind: str = "public", title: str = "", topic: str = ""
+    ) -> Room:
+        """Create a room; its first event makes the user its owner.  Raises Invalid, Conflict."""
+        command = commands.Create(room, kind, title, topic)
+        new = Room(
+            names.room_name(room),
+            kind,
+            model.line(title, "title", 100),
+            model.line(topic, "topic", 500),
+        )
+        self._policy.check(user, command, new)
+        await self._append(self._membership_draft(user, new, "join", "owner", creates=True))
+        return new
+
+    async def memberships(self, user: User) -> Sequence[Membership]:
+        """Return where a user stands in each of their rooms."""
+        return await self._read(self._repository.memberships, user.username)
+
+    async def join(
+        self,
+        user: User,
+        room: str,
+        *,
+        since: commands.Since | None = None,
+        history: int = 50,
+        listener: Listener | None = None,
+    ) -> JoinReply:
+        """Make a user a member, and subscribe a connection where one is given.
+
+        With `since`, `events` is the log's first page after it, where that can be;
+        else the newest messages, at most `history`.  Either way the listener gets
+        next what follows, and nothing before the caller next awaits.
+
+        Raises NotFound, Forbidden, Unavailable.
+        """
+        found = await self._room(room)
+        self._policy.check(user, commands.Join(room, since, history), found)
+        async with self.hub.feed(found.name) as feed:
+            # With the feed held, a membership that ends meanwhile is noted there.
+            membership = await self._membership(found, user, feed.head)
+            if membership is None:
+                if found.kind != "public":
+                    raise NotFound("There is no such room")
+                with contextlib.suppress(Conflict):  # joined on another connection, just before
+                    await self._append(self._membership_draft(user, found, "join", "member"))
+                membership = await self._membership(found, user, feed.head)
+                if membership is None:
+                    raise NotMember("You must join the chat first")
+            missed = await self._missed(feed, found, since, membership.head)
+            if missed is None:
+                cursor = membership.head
+                events: Sequence[Durable] = await self._newest(
+                    feed, cursor, min(history, self.limits.history)
+                )
+            else:
+                assert since is not None
+                cursor = missed[-1].seq if missed else since.seq
+                events = missed
+            if listener is not None:
+                self.hub.subscribe(listener, feed, cursor, membership.head)
+            return JoinReply(
+                found,
+                membership.role,
+                found.epoch,
+                feed.first,
+                membership.head,
+                membership.read,
+                membership.unread,
+                recovered=missed is not None,
+                events=events,
+            )
+
+    async def _missed(
+        self, feed: Feed, room: Room, since: commands.Since | None, head: int
+    ) -> Sequence[Durable] | None:
+        """Return the first page after a position, or None where there is no way from it."""
+        if since is None or since.epoch != room.epoch:
+            return None
+        if not max(feed.first - 1, head - self.limits.resume) <= since.seq <= head:
+            return None
+        page = feed.after(since.seq, head, self.limits.history)
+        if page is None:
+            page = await self._read(
+                self._repository.read, room.name, since.seq, head, self.limits.history
+            )
+        return self._fit(page)
+
+    async def _newest(self, feed: Feed, upto: int, limit: int) -> Sequence[Message]:
+        newest = feed.newest(upto, limit)
+        if newest is None:
+            newest = await self._read(
+                self._repository.messages, feed.room, 0, upto + 1, limit, newest=True
+            )
+        return self._fit(newest, keep_last=True)
+
+    async def leave(self, user: User, room: str) -> None:
+        """End a membership.  Raises NotFound, NotMember, Unavailable."""
+        await self._settle(user, commands.Leave(room))
+
+    # Messages.
+
+    async def send(
+        self, user: User, room: str, content: str, *, txn_id: str | None = None
+    ) -> SendReply:
+        """Store a message; when this returns it is durable.
+
+        A `txn_id` that this user has used in this room gets the first one's reply
+        again, and nothing is stored.
+
+        Raises Invalid, TooLarge, NotFound, NotMember, RateLimited, TxnConflict,
+        StorageFull, and Unavailable, after which the same txn_id may be sent again.
+        """
+        reply = await self._settle(user, commands.Send(room, content, txn_id))
+        assert isinstance(reply, SendReply)
+        return reply
+
+    async def _settle(self, user: User, command: commands.Durable) -> SendReply | LeaveReply:
+        answer: _Answer[SendReply | LeaveReply] = _Answer()
+        await self.submit(user, command, answer.settle)
+        return await answer.wait()
+
+    async def submit(self, user: User, command: commands.Durable, done: Done) -> None:
+        """Hand a durable command to the log, and return without waiting for its commit.
+
+        `done` gets the reply, or why there is none, on the loop and before the event
+        goes to anyone.  It must not raise.  Commands commit in the order in which
+        these calls return.  Raises what can be refused at once.
+        """
+        draft = await self._draft(user, command)
+
+        def settled(outcome: Outcome) -> None:
+            match outcome:
+                case ChatError():
+                    done(outcome)
+                case _ if isinstance(command, commands.Leave):
+                    done(LeaveReply(draft.room.name))
+                case Stored(event=event):
+                    done(SendReply(event.room, event.seq, event.timestamp))
+                case Duplicate(seq=seq, timestamp=timestamp):
+                    done(SendReply(draft.room.name, seq, timestamp, duplicate=True))
+
+        self._journal.append(draft, settled)
+
+    async def _draft(self, user: User, command: commands.Durable) -> Draft:
+        room = await self._room(command.room)
+        match command:
+            case commands.Leave():
+                self._policy.check(user, command, room)
+                return self._membership_draft(user, room, "leave")
+            case commands.Send(content=text, txn_id=txn_id):
+                content = model.content(text, self.limits.content_chars)
+                refusal = self._refusal(user, command, room)
+                if refusal is not None and txn_id is None:
+                    raise refusal
+                return Draft(
+                    room=room,
+                    sender=user.username,
+                    kind="message",
+                    body={"content": content},
+                    timestamp=self._now(),
+                    txn_id=txn_id,
+                    refusal=refusal,
+                )
+
+    def _refusal(self, user: User, command: commands.Send, room: Room) -> ChatError | None:
+        try:
+            self._policy.check(user, command, room)
+            self._messages.take(user.username)
+        except ChatError as error:
+            return error
+        return None
+
+    async def history(
+        self,
+        user: User,
+        room: str,
+        *,
+        before: int | None = None,
+        after: int | None = None,
+        around: int | None = None,
+        limit: int | None = None,
+    ) -> HistoryReply:
+        """Return a page of messages in seq order, the newest where no edge is given.
+
+        `before` and `after` are exclusive; `around` has its message in the middle.
+        `limit` counts messages.  `complete` says that there are no more in the
+        direction asked for.  Raises Invalid, NotFound, Unavailable.
+        """
+        command = commands.History(room, before, after, around, limit)
+        found = await self._readable(user, command)
+        limit = self._clamp(limit)
+        async with self.hub.feed(found.name) as feed:
+            head = feed.head
+
+            async def page(above: int, below: int, most: int, newest: bool) -> list[Message]:
+                """One more than asked for tells whether there are more."""
+                below = min(below, head + 1)
+                read = self._repository.messages
+                return [*await self._read(read, found.name, above, below, most, newest=newest)]
+
+            if around is not None:
+                half = max(1, limit // 2)
+                older = await page(0, around, half + 1, newest=True)
+                newer = await page(around - 1, head + 1, limit - half + 1, newest=False)
+                complete = len(older) <= half and len(newer) <= limit - half
+                messages = older[-half:] + newer[: limit - half]
+            elif after is not None:
+                messages = await page(after, head + 1, limit + 1, newest=False)
+                complete = len(messages) <= limit
+                messages = messages[:limit]
+            else:
+                edge = head + 1 if before is None else before
+                messages = await page(0, edge, limit + 1, newest=True)
+                complete = len(messages) <= limit
+                messages = messages[-limit:]
+            fitting = self._fit(messages, keep_last=after is None)
+            return HistoryReply(
+                fitting, found.epoch, feed.first, head, complete and len(fitting) == len(messages)
+            )
+
+    # People.
+
+    async def who(self, user: User, room: str) -> WhoReply:
+        """Return who is online in a room: how many, and of them up to WHO_NAMED by name."""
+        found = await self._readable(user, commands.Who(room))
+        online = self._presence.online(found.name)
+        return WhoReply(online[:WHO_NAMED], len(online))
+
+    async def members(
+        self, user: User, room: str, *, after: str | None = None, limit: int | None = None
+    ) -> MembersReply:
+        """List a room's members, by username."""
+        found = await self._readable(user, commands.Members(room, after, limit))
+        limit = self._clamp(limit)
+        listed = await self._read(self._repository.members, found.name, after or "", limit + 1)
+        return MembersReply(listed[:limit], complete=len(listed) <= limit)
+
+    # Observing.
+
+    def subscribe(self, observer: Observer) -> Callable[[], None]:
+        """Have `observer` called on the loop with each durable event; call the result to stop.
+
+        A hint, as the bus is: what must miss nothing reads the log.  What an observer
+        raises goes to the loop's exception handler and disturbs nobody.
+        """
+        self._observers.append(observer)
+        return lambda: self._observers.remove(observer)
+
+    def _observe(self, batch: Sequence[Durable]) -> None:
+        if self._observers:
+            loop = asyncio.get_running_loop()
+            for observer in self._observers:
+                for event in batch:
+                    loop.call_soon(observer, event)
+
+    # What the use cases share.
+
+    def _publish(self, batch: Sequence[tuple[Draft, Stored]]) -> None:
+        """Announce what committed: to the rooms, then to those whose membership changed."""
+        self._bus.publish([stored.event for _, stored in batch])
+        for draft, stored in batch:
+            match stored.event:
+                case Member(username=username, action=action, role=role, seq=seq):
+                    read = 0 if role is None else seq
+                    self._hub.tell(
+                        username,
+                        MembershipChanged(
+                            draft.room, action, role, draft.room.epoch, stored.first, seq, read, 0
+                        ),
+                    )
+
+    def _membership_draft(
+        self, user: User, room: Room, action: str, role: str | None = None, *, creates: bool = False
+    ) -> Draft:
+        body: dict[str, object] = {"username": user.username, "action": action}
+        if role is not None:
+            body["role"] = role
+        return Draft(
+            room=room,
+            sender=user.username,
+            kind="member",
+            body=body,
+            timestamp=self._now(),
+            creates=creates,
+        )
+
+    async def _append(self, draft: Draft) -> None:
+        """Append one draft and wait for its commit."""
+        answer: _Answer[Stored | Duplicate] = _Answer()
+        self._journal.append(draft, answer.settle)
+        await answer.wait()
+
+    async def _room(self, name: str) -> Room:
+        """Find a room by any spelling of its name.  Raises NotFound."""
+        self.check_started()
+        room = self._rooms.get(name)
+        if room is None:
+            try:
+                canonical = names.room_name(name)
+            except Invalid:
+                raise NotFound("There is no such room") from None
+            room = self._rooms.get(canonical) or await self._read(self._repository.room, canonical)
+            if room is None:
+                raise NotFound("There is no such room")
+            if len(self._rooms) >= ROOMS_CACHED:
+                del self._rooms[next(iter(self._rooms))]
+            self._rooms[canonical] = room
+        return room
+
+    async def _readable(
+        self, user: User, command: commands.History | commands.Who | commands.Members
+    ) -> Room:
+        """Find a room that a user may read.  Raises NotFound, Forbidden."""
+        room = await self._room(command.room)
+        if room.kind != "public" and await self._membership(room, user, None) is None:
+            raise NotFound("There is no such room")
+        self._policy.check(user, command, room)
+        return room
+
+    async def _membership(self, room: Room, user: User, upto: int | None) -> Membership | None:
+        return await self._read(self._repository.membership, room.name, user.username, upto)
+
+    def _clamp(self, limit: int | None) -> int:
+        if limit is None:
+            return min(50, self.limits.history)
+        return max(1, min(limit, self.limits.history))
+
+    def _fit(self, page: Sequence[E], *, keep_last: bool = False) -> Sequence[E]:
+        """Cut a page, at the end that comes later to its reader, to what one frame may carry."""
+        room = PAGE_BYTES
+        ordered = list(reversed(page)) if keep_last else list(page)
+        for index, event in enumerate(ordered):
+            room -= len(self.wire.encode(event))
+            if room < 0:
+                ordered = ordered[:index]
+                break
+        return ordered[::-1] if keep_last else ordered
+
+    def _now(self) -> datetime:
+        """The clock, to the millisecond that the log keeps."""
+        now = self._clock()
+        return now.replace(microsecond=now.microsecond // 1000 * 1000)
+
+    async def _read(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+        """Run a read of the repository in one of two threads."""
+        self.check_started()
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._readers, partial(function, *args, **kwargs))

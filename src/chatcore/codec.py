@@ -1,0 +1,262 @@
+"""Frames to commands, events and replies to frames: the protocol's JSON.
+
+cattrs is lenient where a wire must not be: it turns null into "None", lets True pass
+for an integer and ignores unknown keys.  The hooks here are strict, and whatever
+fails becomes one Invalid with a sentence that says where.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from types import NoneType
+from typing import Any, get_args
+
+import cattrs
+import orjson
+from attrs import has
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
+
+from chatcore import events, model
+from chatcore.commands import Command, Request, RequestId
+from chatcore.errors import ChatError, Invalid, TooLarge, UnknownCommand
+from chatcore.events import Bye, Event, Hello, Reply
+
+PROTOCOL = 1
+
+_INTEGERS = 1 << 53
+_ID_CHARACTERS = 255
+_NOTHING = object()
+
+
+class JsonLines:
+    """The wire protocol as UTF-8 JSON, each frame one line that ends in a newline.
+
+    JSON has no raw newline inside, so joined frames can be taken apart again: a
+    transport with a framing of its own splits there.
+    """
+
+    def __init__(self, limits: model.Limits) -> None:
+        self._frame_bytes = limits.frame_bytes
+
+    def decode(self, frame: bytes) -> Request:
+        """Read one frame.  Never raises."""
+        if len(frame) > self._frame_bytes:
+            return Request(
+                _id_of(_loads(frame)),
+                TooLarge(f"A frame has at most {self._frame_bytes} bytes"),
+            )
+        fields = _loads(frame)
+        if type(fields) is not dict:
+            return Request(None, Invalid("A frame is one JSON object, in UTF-8"))
+        id = _id_of(fields)
+        if fields.pop("id", _NOTHING) is not _NOTHING and id is None:
+            return Request(None, Invalid("id is a string of at most 255 characters, or an integer"))
+        try:
+            return Request(id, _command(fields))
+        except ChatError as error:
+            return Request(id, error)
+
+    def encode(self, item: Hello | Event | Bye) -> bytes:
+        return orjson.dumps(_out.unstructure(item), option=orjson.OPT_APPEND_NEWLINE)
+
+    def reply(self, answer: Reply | ChatError, id: RequestId | None) -> bytes:
+        if isinstance(answer, ChatError):
+            frame: dict[str, object] = {"error": _error(answer)}
+            if id is not None:
+                frame["id"] = id
+        else:
+            fields = _out.unstructure(answer)
+            frame = {"reply": fields.pop("reply"), "id": id, **fields}
+        return orjson.dumps(frame, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _loads(frame: bytes) -> Any:  # whatever JSON there is
+    try:
+        return orjson.loads(frame)
+    except orjson.JSONDecodeError:
+        return None
+
+
+def _id_of(fields: Any) -> RequestId | None:
+    id = fields.get("id") if type(fields) is dict else None
+    if type(id) is str and len(id) <= _ID_CHARACTERS:
+        return id
+    if type(id) is int and -_INTEGERS < id < _INTEGERS:
+        return id
+    return None
+
+
+def _error(error: ChatError) -> dict[str, object]:
+    fields: dict[str, object] = {
+        "code": error.code,
+        "message": error.message,
+        "retryable": error.retryable,
+    }
+    if error.retry_after is not None:
+        fields["retry_after"] = round(error.retry_after, 3)
+    return fields
+
+
+# In: JSON values to commands.
+
+
+def _command(fields: dict[str, Any]) -> Command:
+    cmd = fields.pop("cmd", None)
+    if type(cmd) is not str:
+        raise Invalid('A command names itself: {"cmd": "send", …}')
+    if cmd not in _COMMANDS:
+        raise UnknownCommand(f"There is no command {cmd[:40]!r} here; hello.features says what is")
+    command, structure = _COMMANDS[cmd]
+    try:
+        return structure(fields, command)  # type: ignore[no-any-return] # an instance of command
+    except ChatError:
+        raise
+    except (ValueError, TypeError, KeyError, cattrs.ForbiddenExtraKeysError):
+        pass
+    raise Invalid(f"{cmd}: {_explain(cmd, fields)}")
+
+
+def _strict(accepted: type) -> Callable[[Any, Any], Any]:
+    def check(value: Any, _: Any) -> Any:
+        if type(value) is not accepted:  # not isinstance, to which True is an int
+            raise TypeError(f"expected {_WORDS[accepted]}")
+        if type(value) is int and not -_INTEGERS < value < _INTEGERS:
+            raise ValueError("an integer is below 2^53")
+        return value
+
+    return check
+
+
+_WORDS = {str: "a string", int: "an integer", bool: "true or false"}
+
+
+def _incoming(detailed: bool) -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=detailed)
+    for type_ in (str, int, bool):
+        converter.register_structure_hook(type_, _strict(type_))
+
+    def present(optional: Any) -> Callable[[Any, Any], Any]:
+        # Left out is not null: an optional field that is there has a value.
+        (type_,) = (arm for arm in get_args(optional) if arm is not NoneType)
+        return lambda value, _: converter.structure(value, type_)
+
+    def an_object(class_: Any) -> Callable[[Any, Any], Any]:
+        structure = make_dict_structure_fn(
+            class_,
+            converter,
+            _cattrs_forbid_extra_keys=True,
+            _cattrs_detailed_validation=detailed,
+        )
+
+        def check(value: Any, _: Any) -> Any:
+            if type(value) is not dict:
+                raise TypeError("expected an object")
+            return structure(value, class_)
+
+        return check
+
+    converter.register_structure_hook_factory(lambda t: NoneType in get_args(t), present)
+    converter.register_structure_hook_factory(has, an_object)
+    return converter
+
+
+def _structures(converter: cattrs.Converter) -> Mapping[str, tuple[type, Any]]:
+    return {
+        command.__name__.lower(): (command, converter.get_structure_hook(command))
+        for command in get_args(Command)
+    }
+
+
+_COMMANDS = _structures(_incoming(detailed=False))
+_EXPLAINED = _structures(_incoming(detailed=True))
+
+
+def _explain(cmd: str, fields: dict[str, Any]) -> str:
+    """Structure once more, slowly, to say what was wrong and where."""
+    try:
+        command, structure = _EXPLAINED[cmd]
+        structure(fields, command)
+    except cattrs.BaseValidationError as error:
+        lines = cattrs.transform_error(error, path="", format_exception=_words)
+        return "; ".join(
+            f"{path[1:]}: {what}" if path and not what.startswith("there") else what
+            for what, _, path in (line.rpartition(" @ ") for line in lines)
+        )
+    return "not understood"
+
+
+def _words(error: BaseException, _: type | None) -> str:
+    match error:
+        case cattrs.ForbiddenExtraKeysError(extra_fields=extra):
+            return "there is no field " + ", ".join(repr(key[:40]) for key in sorted(extra))
+        case KeyError():
+            return "missing"
+        case _:
+            return str(error)
+
+
+# Out: events and replies to JSON values.
+
+
+def _timestamp(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+def _outgoing() -> cattrs.Converter:
+    converter = cattrs.Converter(omit_if_default=False)
+    converter.register_unstructure_hook(datetime, _timestamp)
+
+    def fields_of(class_: Any) -> Callable[[Any], dict[str, Any]]:
+        # A default on an event means "left out when so", and only there.
+        hook = make_dict_unstructure_fn(
+            class_, converter, _cattrs_omit_if_default=class_.__module__ == events.__name__
+        )
+        tag = _TAGS.get(class_)
+        if tag is None:
+            return hook
+        key, word = tag
+        if key == word:
+            return lambda item: {key: hook(item)}
+        return lambda item: {key: word, **hook(item)}
+
+    converter.register_unstructure_hook_factory(has, fields_of)
+    converter.register_unstructure_hook(
+        model.Room,
+        make_dict_unstructure_fn(model.Room, converter, epoch=override(omit=True)),
+    )
+    converter.register_unstructure_hook(
+        model.Limits,
+        make_dict_unstructure_fn(
+            model.Limits,
+            converter,
+            **{name: override(omit=True) for name in _PRIVATE_LIMITS},  # type: ignore[arg-type]
+        ),
+    )
+    return converter
+
+
+_PRIVATE_LIMITS = (
+    "attempts",
+    "user_connections",
+    "address_connections",
+    "login_seconds",
+    "buffer_bytes",
+    "ping",
+)
+
+_TAGS: Mapping[type, tuple[str, str]] = {
+    **{reply: ("reply", reply.__name__.removesuffix("Reply").lower()) for reply in get_args(Reply)},
+    **{event: ("event", word) for word, event in events.DURABLE.items()},
+    events.MembershipChanged: ("event", "membership"),
+    events.Presence: ("event", "presence"),
+    events.Hello: ("hello", "hello"),
+    events.Bye: ("bye", "bye"),
+}
+
+_out = _outgoing()
+
+COMMANDS = tuple(sorted(_COMMANDS))
+"""Every `cmd` that decodes."""
+
+__all__ = ["COMMANDS", "PROTOCOL", "JsonLines"]

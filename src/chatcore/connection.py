@@ -1,0 +1,286 @@
+"""A link's whole life: hello, commands and answers, bye."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Sequence
+from typing import assert_never
+
+from attrs import define
+
+from chatcore import auth, commands, events
+from chatcore.chat import Chat, Token
+from chatcore.codec import COMMANDS, PROTOCOL
+from chatcore.commands import Request, RequestId
+from chatcore.errors import (
+    BadCredentials,
+    ChatError,
+    Conflict,
+    Internal,
+    Invalid,
+    LinkClosed,
+    RateLimited,
+    Unavailable,
+)
+from chatcore.events import Close, Reply
+from chatcore.hub import Listener
+from chatcore.model import Credentials, Membership, User
+from chatcore.ports import Link
+from chatcore.session import Session
+
+logger = logging.getLogger("chatcore.connection")
+
+
+async def serve(
+    chat: Chat, link: Link, credentials: Credentials | None = None, *, server: str = "chatcore"
+) -> None:
+    """Serve one link from `hello` until it is closed, by either side.
+
+    `credentials` are what the door knows of the peer; a token among them logs it in
+    before `hello`.  Raises RuntimeError where the chat is not running.  When
+    cancelled, closes the link.
+    """
+    chat.check_started()
+    await _Connection(chat, link, credentials or Credentials(), server).run()
+
+
+@define(eq=False)
+class _Slot:
+    """A command's place in the order of answers."""
+
+    id: RequestId | None
+    frame: bytes | None = None
+    """The encoded answer, empty where none is wanted; None until there is one."""
+
+
+class _Connection:
+    """Commands in, answers out in their order.  Everything else is the chat's."""
+
+    def __init__(self, chat: Chat, link: Link, credentials: Credentials, server: str) -> None:
+        self.peer = credentials.peer
+        self.digest: bytes | None = None
+        self.user: User | None = None
+        self._chat = chat
+        self._link = link
+        self._credentials = credentials
+        self._server = server
+        self._session = Session()
+        self._token: Token | None = None
+        self._listener: Listener | None = None
+        self._slots: deque[_Slot] = deque()
+        self._answered = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._ended = False
+
+    async def run(self) -> None:
+        try:
+            self._chat.roster.add(self)
+        except RateLimited as error:
+            self.end(Close.TOO_MANY_CONNECTIONS, error.message, 5.0)
+            await self._link.closed()
+            return
+        try:
+            if self._chat.closing:
+                self.end(Close.SHUTDOWN, "shutdown", 1.0)
+            else:
+                await self._hello()
+            while True:
+                await self._ready()
+                await self._take(self._link.wire.decode(await self._link.receive()))
+        except LinkClosed:
+            # The peer may have closed only its own half: what it asked is still answered.
+            await self._all_answered()
+            self._ended = True
+            self._link.close(1000, "")
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            if self._listener is not None:
+                self._chat.hub.forget(self._listener)
+            self.end(Close.SHUTDOWN, "shutdown")  # only where this task was cancelled
+            try:
+                await self._link.closed()
+            finally:
+                self._chat.roster.remove(self)
+
+    def end(self, code: Close, reason: str, retry_after: float | None = None) -> None:
+        """Say bye and close; the first reason counts."""
+        if self._ended:
+            return
+        self._ended = True
+        bye = events.Bye(code, reason, reconnect=code < Close.BAD_TOKEN, retry_after=retry_after)
+        self._link.write(self._link.wire.encode(bye))
+        self._link.close(code, reason)
+
+    # Coming in.
+
+    async def _hello(self) -> None:
+        limits, rooms = self._chat.limits, None
+        try:
+            known = await self._chat.authenticate(self._credentials)
+            if known is not None:
+                rooms = await self._welcome(*known)
+        except RateLimited as error:
+            self.end(Close.TOO_MANY_CONNECTIONS, error.message, 5.0)
+            return
+        except BadCredentials as error:
+            self.end(Close.BAD_TOKEN, error.message)
+            return
+        except Unavailable as error:
+            self.end(Close.SHUTDOWN, error.message, 1.0)
+            return
+        hello = events.Hello(
+            PROTOCOL, self._server, COMMANDS, limits.ping, limits, self.user, rooms
+        )
+        self._link.write(self._link.wire.encode(hello))
+        if self._listener is not None:
+            self._chat.hub.release(self._listener)
+        elif limits.login_seconds is not None:
+            self._end_after(limits.login_seconds, Close.LOGIN_TIMEOUT, "log in first")
+
+    async def _welcome(self, user: User, token: Token | None) -> Sequence[Membership]:
+        """Become somebody, or renew; what can fail comes first."""
+        chat = self._chat
+        if self.user is None:
+            # Listening before reading, for a change in between would be missed.
+            listener = chat.hub.listen(user.username, self._link, self.end)
+            try:
+                rooms = await chat.memberships(user)
+                chat.roster.identify(self, user)
+            except BaseException:
+                chat.hub.forget(listener)
+                raise
+            self._listener, self._session.user = listener, user
+        else:
+            rooms = await chat.memberships(user)
+        self._token = token
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if token is not None:
+            self.digest = auth.digest(token.secret)
+            self._end_after(chat.seconds_left(token), Close.TOKEN_EXPIRED, "the token expired")
+        return rooms
+
+    def _end_after(self, seconds: float, code: Close, reason: str) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, self.end, code, reason)
+
+    # Commands.
+
+    async def _ready(self) -> None:
+        """Wait until one more command may be read: not too many in flight, not too much to send."""
+        while len(self._slots) >= self._chat.limits.in_flight:
+            await self._some_answer()
+        if self._link.pending > self._chat.limits.buffer_bytes:
+            await self._link.drained()
+
+    async def _take(self, request: Request) -> None:
+        slot = _Slot(request.id)
+        self._slots.append(slot)
+        try:
+            await self._do(request, slot)
+        except ChatError as error:
+            self._answer(slot, error)
+        except LinkClosed:
+            raise
+        except Exception:
+            # The one place where a defect is caught: it costs its command, not the connection.
+            logger.exception("a command failed: %s", type(request.command).__name__)
+            self._answer(slot, Internal("The server made a mistake; it has been noted"))
+
+    async def _do(self, request: Request, slot: _Slot) -> None:
+        command = request.command
+        if isinstance(command, ChatError):
+            self._answer(slot, command)
+            if type(command) is Invalid and self._session.malformed():
+                await self._all_answered()
+                self.end(Close.PROTOCOL, "too many malformed frames")
+            return
+        self._session.admit(command)
+        if self._chat.closing:
+            raise Unavailable("The server is shutting down; come back soon", retry_after=1.0)
+        if isinstance(command, commands.Send | commands.Leave):
+            actor = self._session.actor()
+            await self._chat.submit(actor, command, lambda reply: self._answer(slot, reply))
+            return
+        # Durable commands do not wait for one another; any other waits for those before it.
+        while self._slots[0] is not slot:
+            await self._some_answer()
+        self._answer(slot, await self._reply(command))
+        if self._listener is not None and self._listener.held:
+            self._chat.hub.release(self._listener)
+
+    async def _reply(self, command: commands.Immediate) -> Reply:
+        chat, actor = self._chat, self._session.actor
+        match command:
+            case commands.Ping():
+                return events.PingReply()
+            case commands.Register(username, password):
+                user = await chat.register(username, password, peer=self.peer)
+                token = await chat.issue_token(user)
+                rooms = await self._welcome(user, token)
+                return events.RegisterReply(user, token.secret, token.expires, rooms)
+            case commands.Login():
+                user, token = await self._log_in(command)
+                rooms = await self._welcome(user, token)
+                return events.LoginReply(user, token.secret, token.expires, rooms)
+            case commands.Logout(everywhere):
+                await chat.logout(self._token, actor(), everywhere=everywhere)
+                return events.LogoutReply()
+            case commands.Rooms(after, limit):
+                return await chat.rooms(actor(), after=after, limit=limit)
+            case commands.Create(room, kind, title, topic):
+                return events.CreateReply(
+                    await chat.create(actor(), room, kind=kind, title=title, topic=topic)
+                )
+            case commands.Join(room, since, history):
+                return await chat.join(
+                    actor(), room, since=since, history=history, listener=self._listener
+                )
+            case commands.History(room, before, after, around, limit):
+                return await chat.history(
+                    actor(), room, before=before, after=after, around=around, limit=limit
+                )
+            case commands.Who(room):
+                return await chat.who(actor(), room)
+            case commands.Members(room, after, limit):
+                return await chat.members(actor(), room, after=after, limit=limit)
+            case _:
+                assert_never(command)
+
+    async def _log_in(self, command: commands.Login) -> tuple[User, Token]:
+        if command.token is not None:
+            user, token = await self._chat.recognise(command.token)
+            self._check_same(user)
+            return user, token
+        user = await self._chat.login(
+            command.username or "", command.password or "", peer=self.peer
+        )
+        self._check_same(user)
+        return user, await self._chat.issue_token(user)
+
+    def _check_same(self, user: User) -> None:
+        if self.user is not None and self.user.username != user.username:
+            raise Conflict(f"Logged in as {self.user.username}; log out first")
+
+    # Answers.
+
+    def _answer(self, slot: _Slot, answer: Reply | ChatError) -> None:
+        """Fill a slot, and write every answer that has none before it."""
+        wanted = slot.id is not None or isinstance(answer, ChatError)
+        slot.frame = self._link.wire.reply(answer, slot.id) if wanted else b""
+        while self._slots and (frame := self._slots[0].frame) is not None:
+            self._slots.popleft()
+            if frame:
+                self._link.write(frame)
+        self._answered.set()
+
+    async def _some_answer(self) -> None:
+        self._answered.clear()
+        await self._answered.wait()
+
+    async def _all_answered(self) -> None:
+        while self._slots:
+            await self._some_answer()

@@ -1,0 +1,253 @@
+"""What follows a command: replies, durable events (with seq), personal and ephemeral ones.
+
+A class's name is its word on the wire in lower case (`reply`, `event`), without the
+suffix `Reply`.  A field that holds None, or False where that is its default, is left
+out of a frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from enum import IntEnum
+from typing import Any, TypeAlias
+
+from attrs import field, frozen
+
+from chatcore.model import Draft, Limits, Membership, Room, User
+
+# Durable events: every change of a room, numbered 1, 2, 3 … in commit order.
+
+
+@frozen
+class Message:
+    room: str
+    seq: int
+    sender: str
+    timestamp: datetime
+    content: str
+
+
+@frozen
+class Member:
+    """Somebody's membership changed; `role` is theirs now, None where it ended."""
+
+    room: str
+    seq: int
+    sender: str
+    timestamp: datetime
+    username: str
+    action: str
+    role: str | None = None
+
+    @property
+    def ends(self) -> bool:
+        """Whether this is the last event of the room that `username` may see."""
+        return self.action in ("leave", "kick", "ban")
+
+
+Durable: TypeAlias = Message | Member
+
+DURABLE: Mapping[str, type[Durable]] = {"message": Message, "member": Member}
+"""By the word that the log and the wire have for them."""
+
+
+def committed(draft: Draft, seq: int) -> Durable:
+    """Return the event that a draft became when it was given its seq."""
+    fields: Mapping[str, Any] = draft.body  # its kind's own
+    return DURABLE[draft.kind](draft.room.name, seq, draft.sender, draft.timestamp, **fields)
+
+
+@frozen
+class Stored:
+    """What `Repository.append` made of one draft."""
+
+    event: Durable
+    first: int
+    """The lowest seq that the room's log still has."""
+    messages: int
+    """How many `message` events the room has up to this one; what unread counts are made of."""
+
+
+@frozen
+class Duplicate:
+    """What `Repository.append` found for a draft whose txn_id this user used before."""
+
+    seq: int
+    timestamp: datetime
+
+
+# Personal and ephemeral events.
+
+
+@frozen
+class MembershipChanged:
+    """For one user's connections: a room was gained, lost, or changed its role for them."""
+
+    room: Room
+    change: str
+    role: str | None
+    epoch: str
+    first: int
+    head: int
+    read: int
+    unread: int
+
+
+@frozen
+class Presence:
+    """Who came and went in a room.
+
+    `count` is how many are online.  Where `online` has as many names it is all of
+    them, and replaces what was known.
+    """
+
+    room: str
+    online: Sequence[str]
+    offline: Sequence[str]
+    count: int
+
+
+Event: TypeAlias = Durable | MembershipChanged | Presence
+
+# Replies.
+
+
+@frozen
+class LoginReply:
+    user: User
+    token: str
+    expires: datetime
+    rooms: Sequence[Membership]
+
+
+@frozen
+class RegisterReply(LoginReply):
+    pass
+
+
+@frozen
+class LogoutReply:
+    pass
+
+
+@frozen
+class RoomsReply:
+    rooms: Sequence[Room]
+    complete: bool
+
+
+@frozen
+class CreateReply:
+    room: Room
+
+
+@frozen
+class JoinReply:
+    room: Room
+    role: str
+    epoch: str
+    first: int
+    head: int
+    read: int
+    unread: int
+    recovered: bool
+    events: Sequence[Durable]
+
+
+@frozen
+class LeaveReply:
+    room: str
+
+
+@frozen
+class SendReply:
+    room: str
+    seq: int
+    timestamp: datetime
+    duplicate: bool = False
+
+
+@frozen
+class HistoryReply:
+    messages: Sequence[Message]
+    epoch: str
+    first: int
+    head: int
+    complete: bool
+
+
+@frozen
+class WhoReply:
+    online: Sequence[str]
+    count: int
+
+
+@frozen
+class MemberItem:
+    username: str
+    display_name: str
+    role: str
+
+
+@frozen
+class MembersReply:
+    members: Sequence[MemberItem]
+    complete: bool
+
+
+@frozen
+class PingReply:
+    pass
+
+
+Reply: TypeAlias = (
+    RegisterReply
+    | LoginReply
+    | LogoutReply
+    | RoomsReply
+    | CreateReply
+    | JoinReply
+    | LeaveReply
+    | SendReply
+    | HistoryReply
+    | WhoReply
+    | MembersReply
+    | PingReply
+)
+
+# The first and the last word of a connection.
+
+
+class Close(IntEnum):
+    """Why the server ended a connection; below 4500 it may come back."""
+
+    SHUTDOWN = 4001
+    TOKEN_EXPIRED = 4002
+    SILENT = 4003
+    LOST_POSITION = 4004
+    FLOOD = 4005
+    TOO_MANY_CONNECTIONS = 4006
+    LOGIN_TIMEOUT = 4007
+    BAD_TOKEN = 4500
+    REVOKED = 4502
+    PROTOCOL = 4505
+
+
+@frozen
+class Hello:
+    v: int
+    server: str
+    features: Sequence[str]
+    ping: float
+    limits: Limits
+    user: User | None = None
+    rooms: Sequence[Membership] | None = None
+
+
+@frozen
+class Bye:
+    code: int
+    reason: str
+    reconnect: bool
+    retry_after: float | None = field(default=None)

@@ -1,0 +1,467 @@
+"""Fan-out on this node, and the cursor of every subscriber.
+
+A room that somebody listens to has a Feed here: the head that was announced, and the
+newest events.  A subscription is live, and then gets each batch as it is announced,
+or it has a cursor, and then one task of its connection reads the log after it until
+it meets the head.  Joining late, resuming, and having been slow are the same thing.
+
+Only `deliver` moves a head, and no read for a subscriber goes beyond it: else the log
+would overtake the announcement, and an event come twice or before its reply.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from itertools import islice
+from typing import Any, Protocol, TypeVar
+
+from attrs import define, field
+
+from chatcore import events
+from chatcore.errors import ChatError, NotMember
+from chatcore.events import Close, Durable, Event, Member, MembershipChanged, Message
+from chatcore.model import Limits
+from chatcore.ports import Link, Repository
+
+T = TypeVar("T")
+
+OPENING = 64
+"""Events read into a feed when it opens."""
+TAIL = 128
+"""Events a feed keeps in memory."""
+JOINED_BYTES = 65_536
+"""Frames joined into one write, so that one batch does not overshoot a link's buffer."""
+PRESENCE_SECONDS = 0.1
+"""How long changes of presence are gathered before they are told."""
+RETRY_SECONDS = 0.5
+
+logger = logging.getLogger("chatcore.hub")
+
+
+class OffLoop(Protocol):
+    """Runs a read of the repository in a thread."""
+
+    async def __call__(self, read: Callable[..., T], /, *args: Any) -> T: ...
+
+
+class Attendance(Protocol):
+    """Who is where, as `presence.Presence` keeps it."""
+
+    def enter(self, room: str, username: str) -> None: ...
+
+    def leave(self, room: str, username: str) -> None: ...
+
+    def state(self, room: str) -> events.Presence: ...
+
+    def changes(self) -> Iterable[events.Presence]: ...
+
+
+@define(eq=False)
+class Listener:
+    """One connection that has logged in."""
+
+    username: str
+    link: Link
+    end: Callable[[Close, str], None]
+    subscriptions: dict[str, Subscription] = field(factory=dict)
+    owed: dict[str, MembershipChanged] = field(factory=dict)
+    """What could not be told yet: of each room the latest."""
+    held: bool = True
+    """Until the login is answered nothing personal may pass."""
+    task: asyncio.Task[None] | None = None
+
+
+@define(eq=False)
+class Subscription:
+    listener: Listener
+    feed: Feed
+    cursor: int | None = None
+    """The last seq given, of a subscription that is behind; None for a live one."""
+    end: int | None = None
+    """The last seq that it may be given, once its user's membership has ended."""
+    missed: bool = False
+    """Whether an ephemeral event was dropped."""
+
+
+@define(eq=False)
+class Feed:
+    """A room that somebody listens to on this node."""
+
+    room: str
+    first: int = 1
+    head: int = 0
+    tail: deque[Durable] = field(factory=lambda: deque(maxlen=TAIL))
+    subscriptions: dict[Subscription, None] = field(factory=dict)
+    holds: int = 0
+    """Who is about to subscribe, or to read."""
+    waiting: list[Durable] | None = field(factory=list)
+    """Announced while the log is being read for what came before; None when it is not."""
+    opened: asyncio.Task[None] | None = None
+    ended: dict[str, int] = field(factory=dict)
+    """Whose membership ended at which seq, while somebody is about to subscribe."""
+
+    def after(self, cursor: int, upto: int, limit: int) -> Sequence[Durable] | None:
+        """Return events with cursor < seq <= upto from memory; None where it does not reach."""
+        if not self.tail or self.tail[0].seq > cursor + 1:
+            return None
+        start = cursor + 1 - self.tail[0].seq
+        return [*islice(self.tail, start, start + min(limit, upto - cursor))]
+
+    def newest(self, upto: int, limit: int) -> Sequence[Message] | None:
+        """Return the newest messages with seq <= upto; None where memory does not reach."""
+        found = [e for e in self.tail if e.seq <= upto and isinstance(e, Message)]
+        complete = upto < self.first or (self.tail and self.tail[0].seq <= self.first)
+        if len(found) < limit and not complete:
+            return None
+        return found[-limit:] if limit else []
+
+
+class Hub:
+    def __init__(
+        self, repository: Repository, off_loop: OffLoop, attendance: Attendance, limits: Limits
+    ) -> None:
+        self._repository = repository
+        self._off_loop = off_loop
+        self._attendance = attendance
+        self._limits = limits
+        self._feeds: dict[str, Feed] = {}
+        self._listeners: dict[str, dict[Listener, None]] = {}
+        self._telling: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        """End every task; whoever still listens hears nothing more."""
+        if self._telling is not None:
+            self._telling.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # Listeners.
+
+    def listen(self, username: str, link: Link, end: Callable[[Close, str], None]) -> Listener:
+        """Take in a connection.  It hears nothing before `release`."""
+        listener = Listener(username, link, end)
+        self._listeners.setdefault(username, {})[listener] = None
+        return listener
+
+    def release(self, listener: Listener) -> None:
+        """Tell what was held back, now that the login is answered."""
+        listener.held = False
+        if listener.owed:
+            self._wake(listener)
+
+    def forget(self, listener: Listener) -> None:
+        """Let a connection go, from every room."""
+        for subscription in list(listener.subscriptions.values()):
+            self._unsubscribe(subscription)
+        if listener.task is not None:
+            listener.task.cancel()
+        mine = self._listeners[listener.username]
+        del mine[listener]
+        if not mine:
+            del self._listeners[listener.username]
+
+    def tell(self, username: str, event: MembershipChanged) -> None:
+        """Give a personal event to all of a user's connections; it is never dropped."""
+        for listener in self._listeners.get(username, ()):
+            if listener.held or listener.task or self._slow(listener.link):
+                listener.owed[event.room.name] = event
+                if not listener.held:
+                    self._wake(listener)
+            else:
+                listener.link.write(listener.link.wire.encode(event))
+
+    # Feeds.
+
+    @asynccontextmanager
+    async def feed(self, room: str) -> AsyncIterator[Feed]:
+        """Hold a room's feed open.  Raises what reading the log raises."""
+        feed = self._feeds.get(room)
+        if feed is None:
+            feed = self._feeds[room] = Feed(room)
+            feed.opened = self._spawn(self._open(feed))
+        feed.holds += 1
+        try:
+            if feed.opened is not None:
+                # Shielded: others wait for the same.
+                await asyncio.shield(feed.opened)
+            yield feed
+        finally:
+            feed.holds -= 1
+            if not feed.holds:
+                feed.ended.clear()
+            self._close_idle(feed)
+
+    async def _open(self, feed: Feed) -> None:
+        try:
+            feed.first, feed.head, newest = await self._off_loop(
+                self._repository.head, feed.room, OPENING
+            )
+        except BaseException:
+            self._feeds.pop(feed.room, None)
+            raise
+        feed.tail.extend(newest)
+        feed.opened = None
+        self._resume(feed)
+        self._close_idle(feed)
+
+    async def _read(self, feed: Feed, after: int, upto: int) -> Sequence[Durable]:
+        return await self._off_loop(
+            self._repository.read, feed.room, after, upto, self._limits.history
+        )
+
+    def _close_idle(self, feed: Feed) -> None:
+        if not feed.holds and not feed.subscriptions and feed.opened is None:
+            self._feeds.pop(feed.room, None)
+
+    # Subscriptions.
+
+    def subscribe(self, listener: Listener, feed: Feed, cursor: int, member_at: int) -> None:
+        """Give a connection all of a room's events after `cursor`, or move it there.
+
+        `member_at` is the seq at which the user was known to be a member.  Raises
+        NotMember where that has ended since.  Hold the feed.  Nothing is written
+        before the caller next awaits.
+        """
+        if feed.ended.get(listener.username, 0) > member_at:
+            raise NotMember("You must join the chat first")
+        subscription = listener.subscriptions.get(feed.room)
+        if subscription is None:
+            subscription = Subscription(listener, feed)
+            listener.subscriptions[feed.room] = subscription
+            feed.subscriptions[subscription] = None
+            self._attendance.enter(feed.room, listener.username)
+            self._tell_presence_soon()
+        subscription.end = None
+        self._fall_behind(subscription, cursor)
+
+    def _unsubscribe(self, subscription: Subscription) -> None:
+        feed, listener = subscription.feed, subscription.listener
+        del feed.subscriptions[subscription]
+        del listener.subscriptions[feed.room]
+        self._attendance.leave(feed.room, listener.username)
+        self._tell_presence_soon()
+        self._close_idle(feed)
+
+    # Delivery.
+
+    def deliver(self, batch: Sequence[Durable]) -> None:
+        """Take what was announced, in any order and any number of times."""
+        rooms: dict[str, list[Durable]] = {}
+        for event in batch:
+            rooms.setdefault(event.room, []).append(event)
+        for room, announced in rooms.items():
+            feed = self._feeds.get(room)
+            if feed is None:
+                continue
+            if feed.waiting is not None:
+                feed.waiting.extend(announced)
+            else:
+                self._advance(feed, announced)
+
+    def _resume(self, feed: Feed) -> None:
+        """Go on with what was announced while the log was read."""
+        waiting, feed.waiting = feed.waiting or [], None
+        if waiting:
+            self._advance(feed, sorted(waiting, key=lambda event: event.seq))
+
+    def _advance(self, feed: Feed, announced: Sequence[Durable]) -> None:
+        fresh: list[Durable] = []
+        for event in announced:
+            expected = fresh[-1].seq + 1 if fresh else feed.head + 1
+            if event.seq == expected:
+                fresh.append(event)
+            elif event.seq > expected:
+                feed.waiting = [event for event in announced if event.seq > expected]
+                self._spawn(self._fill(feed))
+                break
+        if fresh:
+            self._emit(feed, fresh)
+
+    async def _fill(self, feed: Feed) -> None:
+        """Read the hole before what was announced out of order, or after something was lost."""
+        while feed.waiting:
+            hole = min(event.seq for event in feed.waiting) - 1
+            if feed.head >= hole:
+                break
+            try:
+                missing = await self._read(feed, feed.head, hole)
+            except ChatError:
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            if missing and missing[0].seq == feed.head + 1:
+                self._emit(feed, missing)
+            else:
+                # The log has let go of it: whoever is live there has lost their position.
+                for subscription in feed.subscriptions:
+                    if subscription.cursor is None:
+                        self._fall_behind(subscription, feed.head)
+                feed.head = hole
+                feed.tail.clear()
+        self._resume(feed)
+
+    def _emit(self, feed: Feed, batch: Sequence[Durable]) -> None:
+        """Write a run of events to everybody who is live, joined, once encoded for each wire."""
+        wires = {subscription.listener.link.wire for subscription in feed.subscriptions}
+        frames = {wire: [wire.encode(event) for event in batch] for wire in wires}
+        for start, stop in _joins(batch, list(frames.values())):
+            before = feed.head
+            feed.head = batch[stop - 1].seq
+            feed.tail.extend(batch[start:stop])
+            joined = {wire: b"".join(of_wire[start:stop]) for wire, of_wire in frames.items()}
+            for subscription in feed.subscriptions:
+                if subscription.cursor is not None:
+                    continue
+                link = subscription.listener.link
+                if link.pending > self._limits.buffer_bytes:
+                    self._fall_behind(subscription, before)
+                else:
+                    link.write(joined[link.wire])
+            last = batch[stop - 1]
+            if isinstance(last, Member) and last.ends:
+                self._end(feed, last)
+
+    def _end(self, feed: Feed, event: Member) -> None:
+        """Give a former member nothing after the event that ended it."""
+        if feed.holds:
+            feed.ended[event.username] = event.seq
+        for listener in self._listeners.get(event.username, ()):
+            subscription = listener.subscriptions.get(feed.room)
+            if subscription is None:
+                continue
+            if subscription.cursor is None:
+                self._unsubscribe(subscription)
+            else:
+                subscription.end = event.seq
+
+    # Those who are behind.
+
+    def _slow(self, link: Link) -> bool:
+        return link.pending > self._limits.buffer_bytes
+
+    def _fall_behind(self, subscription: Subscription, cursor: int) -> None:
+        subscription.cursor = cursor
+        self._wake(subscription.listener)
+
+    def _wake(self, listener: Listener) -> None:
+        if listener.task is None:
+            listener.task = self._spawn(self._catch_up(listener))
+
+    async def _catch_up(self, listener: Listener) -> None:
+        """Read the log for one connection until it is live in every room."""
+        try:
+            while True:
+                await listener.link.drained()
+                await asyncio.sleep(0)  # one page a turn, for there are others
+                self._pay(listener)
+                behind = next(
+                    (s for s in listener.subscriptions.values() if s.cursor is not None), None
+                )
+                if behind is None:
+                    return
+                await self._page(behind)
+        finally:
+            listener.task = None
+
+    def _pay(self, listener: Listener) -> None:
+        owed, listener.owed = listener.owed, {}
+        for event in owed.values():
+            listener.link.write(listener.link.wire.encode(event))
+
+    async def _page(self, behind: Subscription) -> None:
+        """Write one page after a cursor, or make the subscription live at the head."""
+        feed, cursor, link = behind.feed, behind.cursor, behind.listener.link
+        assert cursor is not None
+        upto = feed.head if behind.end is None else behind.end
+        if cursor >= upto:
+            self._arrive(behind)
+            return
+        page = feed.after(cursor, upto, self._limits.history)
+        if page is None:
+            try:
+                page = await self._read(feed, cursor, upto)
+            except ChatError:
+                await asyncio.sleep(RETRY_SECONDS)
+                return
+            if behind.cursor != cursor or behind not in feed.subscriptions:
+                return  # moved, or gone, meanwhile
+            if behind.end is not None:
+                page = [event for event in page if event.seq <= behind.end]
+        if not page or page[0].seq != cursor + 1:
+            behind.listener.end(Close.LOST_POSITION, "the log no longer has your position")
+            self._unsubscribe(behind)
+            return
+        frames = [link.wire.encode(event) for event in page]
+        for start, stop in _joins(page, [frames]):
+            if self._slow(link):
+                return
+            link.write(b"".join(frames[start:stop]))
+            behind.cursor = page[stop - 1].seq
+
+    def _arrive(self, behind: Subscription) -> None:
+        if behind.end is not None:
+            self._unsubscribe(behind)
+            return
+        behind.cursor = None
+        if behind.missed:
+            behind.missed = False
+            self._write(behind, self._attendance.state(behind.feed.room))
+
+    # Ephemeral events.
+
+    def _tell_presence_soon(self) -> None:
+        if self._telling is None:
+            loop = asyncio.get_running_loop()
+            self._telling = loop.call_later(PRESENCE_SECONDS, self._tell_presence)
+
+    def _tell_presence(self) -> None:
+        self._telling = None
+        for event in self._attendance.changes():
+            feed = self._feeds.get(event.room)
+            for subscription in feed.subscriptions if feed else ():
+                if subscription.cursor is None and self._slow(subscription.listener.link):
+                    self._fall_behind(subscription, subscription.feed.head)
+                if subscription.cursor is None:
+                    self._write(subscription, event)
+                else:
+                    subscription.missed = True
+
+    def _write(self, subscription: Subscription, event: Event) -> None:
+        link = subscription.listener.link
+        link.write(link.wire.encode(event))
+
+    def _spawn(self, work: Awaitable[None]) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        # A ChatError goes to whoever waits for the task; anything else is a defect.
+        if error is not None and not isinstance(error, ChatError):
+            logger.error("a task of the hub failed", exc_info=error)
+
+
+def _joins(
+    batch: Sequence[Durable], encodings: Sequence[Sequence[bytes]]
+) -> Iterator[tuple[int, int]]:
+    """Cut a batch into runs for one write each: small enough, and none past a member's end."""
+    start = size = 0
+    for index, event in enumerate(batch):
+        bytes_ = max((len(frames[index]) for frames in encodings), default=0)
+        if size and size + bytes_ > JOINED_BYTES:
+            yield start, index
+            start, size = index, 0
+        size += bytes_
+        if isinstance(event, Member) and event.ends:
+            yield start, index + 1
+            start, size = index + 1, 0
+    if start < len(batch):
+        yield start, len(batch)

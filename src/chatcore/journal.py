@@ -1,0 +1,214 @@
+"""Order and durability: one writer thread, group commit, and the news of what committed.
+
+What queued while the last commit ran goes into the next one.  The news of a commit
+is one callback on the event loop: it answers each draft first and then publishes the
+batch, so answers precede events, and announcements come in commit order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from itertools import takewhile
+from typing import Any, TypeAlias, TypeVar
+
+from attrs import frozen
+
+from chatcore.errors import ChatError, OutcomeUnknown, Unavailable
+from chatcore.events import Stored
+from chatcore.model import Draft
+from chatcore.ports import Outcome, Repository
+
+T = TypeVar("T")
+
+BATCH = 1_000
+"""Drafts in one commit at most, so that the first one's answer does not wait for ever."""
+
+Done: TypeAlias = Callable[[Outcome], None]
+
+logger = logging.getLogger("chatcore.journal")
+
+
+@frozen(eq=False)
+class _Append:
+    draft: Draft
+    done: Done
+
+
+@frozen(eq=False)
+class _Write:
+    call: Callable[[], Any]
+    done: asyncio.Future[Any]
+
+
+class Journal:
+    """Every write to the repository goes through here, in order.
+
+    `publish` is called on the loop with each batch that committed.  Where the writer
+    dies of a defect, `died` holds the error, and everything is answered Unavailable.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        publish: Callable[[Sequence[tuple[Draft, Stored]]], None],
+        *,
+        batch: int = BATCH,
+    ) -> None:
+        self._repository = repository
+        self._publish = publish
+        self._batch = batch
+        self._queue: queue.SimpleQueue[_Append | _Write | None] = queue.SimpleQueue()
+        self._stopping = threading.Event()
+        self._loop = asyncio.get_running_loop()
+        self._open = True
+        self.died: asyncio.Future[BaseException] = self._loop.create_future()
+        self._ended = asyncio.Event()
+        self._thread = threading.Thread(target=self._run, name="chatcore-journal", daemon=True)
+        self._thread.start()
+
+    def append(self, draft: Draft, done: Done) -> None:
+        """Queue a draft.  `done` gets its outcome before the event is published.
+
+        Drafts commit in the order of these calls.  `done` must not raise.  Call it
+        on the loop only.
+        """
+        if self._open:
+            self._queue.put(_Append(draft, done))
+        else:
+            done(_closed())
+
+    async def write(self, function: Callable[..., T], *args: Any) -> T:
+        """Run another write of the repository in the writer's thread, in its turn.
+
+        Cancelling the wait does not undo the write.
+        """
+        if not self._open:
+            raise _closed()
+        done: asyncio.Future[T] = self._loop.create_future()
+        self._queue.put(_Write(lambda: function(*args), done))
+        return await done
+
+    async def close(self) -> None:
+        """Commit and announce all that is queued, then end.  Repeatable."""
+        if self._open:
+            self._open = False
+            self._stopping.set()
+            self._queue.put(None)
+        await self._ended.wait()
+        self._thread.join()
+
+    # In the writer's thread.
+
+    def _run(self) -> None:
+        items: list[_Append | _Write] = []
+        try:
+            while True:
+                items, stop = self._next()
+                while items:
+                    appends = [*takewhile(lambda item: isinstance(item, _Append), items)]
+                    if appends:
+                        self._commit(appends)  # type: ignore[arg-type] # all _Append
+                    else:
+                        self._call(items[0])  # type: ignore[arg-type] # a _Write
+                    del items[: len(appends) or 1]  # answered, whatever happens to the next
+                if stop:
+                    self._loop.call_soon_threadsafe(self._ended.set)
+                    return
+        except BaseException as error:  # noqa: BLE001 - the thread ends, and says of what
+            self._loop.call_soon_threadsafe(self._die, error, items)
+
+    def _next(self) -> tuple[list[_Append | _Write], bool]:
+        """Wait for something to do, and take all that there is by then."""
+        items: list[_Append | _Write] = []
+        item = self._queue.get()
+        while item is not None:
+            items.append(item)
+            if len(items) >= self._batch:
+                return items, False
+            try:
+                item = self._queue.get_nowait()
+            except queue.Empty:
+                return items, False
+        return items, True
+
+    def _commit(self, batch: list[_Append]) -> None:
+        drafts = [item.draft for item in batch]
+        outcomes: Sequence[Outcome]
+        try:
+            outcomes = self._repository.append(drafts)
+        except ChatError as error:
+            outcomes = [error] * len(drafts)
+        except OutcomeUnknown as unknown:
+            outcomes = self._look_up(drafts, unknown)
+        self._loop.call_soon_threadsafe(self._announce, batch, outcomes)
+
+    def _look_up(self, drafts: list[Draft], unknown: OutcomeUnknown) -> Sequence[Outcome]:
+        """Ask the log what it holds, for as long as it takes or until `close`."""
+        logger.warning("a commit's outcome is unknown, asking the log: %s", unknown.error)
+        expected: Sequence[Outcome] = unknown.outcomes  # type: ignore[assignment] # append's own
+        delay = 0.05
+        while True:
+            try:
+                held = self._repository.stored(drafts, expected)
+            except ChatError as error:
+                if self._stopping.wait(delay):
+                    return [error] * len(drafts)
+                delay = min(delay * 2, 1.0)
+            else:
+                return [
+                    outcome if kept else unknown.error
+                    for outcome, kept in zip(expected, held, strict=True)
+                ]
+
+    def _call(self, item: _Write) -> None:
+        try:
+            result = item.call()
+        except ChatError as error:
+            self._loop.call_soon_threadsafe(_fail, item.done, error)
+        else:
+            self._loop.call_soon_threadsafe(_succeed, item.done, result)
+
+    # On the loop.
+
+    def _announce(self, batch: list[_Append], outcomes: Sequence[Outcome]) -> None:
+        for item, outcome in zip(batch, outcomes, strict=True):
+            item.done(outcome)
+        stored = [
+            (item.draft, outcome)
+            for item, outcome in zip(batch, outcomes, strict=True)
+            if isinstance(outcome, Stored)
+        ]
+        if stored:
+            self._publish(stored)
+
+    def _die(self, error: BaseException, items: list[_Append | _Write]) -> None:
+        self._open = False
+        logger.critical("the journal's writer died: %r", error, exc_info=error)
+        while not self._queue.empty():
+            if (item := self._queue.get_nowait()) is not None:
+                items.append(item)
+        for item in items:
+            if isinstance(item, _Append):
+                item.done(_closed())
+            else:
+                _fail(item.done, _closed())
+        self.died.set_result(error)
+        self._ended.set()
+
+
+def _closed() -> Unavailable:
+    return Unavailable("The server is shutting down; try again", retry_after=1.0)
+
+
+def _succeed(future: asyncio.Future[T], result: T) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _fail(future: asyncio.Future[Any], error: ChatError) -> None:
+    if not future.done():
+        future.set_exception(error)

@@ -1,0 +1,173 @@
+"""The nouns, checked at birth: User, Room, Membership, Draft, Credentials, Limits."""
+
+from __future__ import annotations
+
+import secrets
+import unicodedata
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from attrs import field, frozen
+
+from chatcore.errors import ChatError, Invalid, TooLarge
+
+LOBBY = "lobby"
+"""The room that is always there and that everyone may join."""
+
+MAX_FRAME = 1 << 20
+"""Bytes.  Nothing the server sends is longer; what a client sends beyond it is not read."""
+
+
+def utcnow() -> datetime:
+    return datetime.now(UTC)
+
+
+@frozen
+class User:
+    username: str
+    """As `names.username` returns it."""
+    display_name: str
+
+
+@frozen
+class Room:
+    name: str
+    """As `names.room_name` returns it."""
+    kind: str = "public"
+    """`public`, `private` or `direct`."""
+    title: str = ""
+    topic: str = ""
+    epoch: str = field(factory=lambda: secrets.token_hex(4), eq=False)
+    """Names one life of this room's log; a seq means nothing without it."""
+
+
+@frozen
+class Membership:
+    """Where one user stands in one room."""
+
+    room: Room
+    role: str
+    """`owner`, `moderator`, `member` or `reader`."""
+    epoch: str
+    first: int
+    """The lowest seq that the log still has; head + 1 where it has none."""
+    head: int
+    """The highest seq; 0 where nothing has happened."""
+    read: int
+    unread: int
+    """Messages above `read`, up to `head`."""
+
+
+@frozen(kw_only=True)
+class Draft:
+    """A durable change that somebody wants: an event that has no seq yet."""
+
+    room: Room
+    sender: str
+    kind: str
+    """The event's name on the wire: `message`, `member`, …"""
+    body: Mapping[str, object]
+    """The event's own fields; JSON values only."""
+    timestamp: datetime
+    txn_id: str | None = None
+    refusal: ChatError | None = None
+    """What to answer, unless `txn_id` is known: a retry comes before rates and roles."""
+    creates: bool = False
+    """Whether `room` is born with this draft, its sender the owner."""
+    id: int = field(factory=lambda: secrets.randbits(63))
+    """Tells this draft's event from any other at the same seq."""
+
+
+@frozen(kw_only=True)
+class Credentials:
+    """All that a door knows of who is there, for an `Authenticator` to judge."""
+
+    token: str | None = None
+    headers: Mapping[str, str] = field(factory=dict)
+    """Names in lower case.  Empty where a transport has none."""
+    cookies: Mapping[str, str] = field(factory=dict)
+    subprotocols: tuple[str, ...] = ()
+    peer: str = ""
+    """The other side's address, without its port; empty where there is none."""
+
+
+@frozen
+class Rate:
+    """A token bucket: `burst` at once, refilled by `rate` a second."""
+
+    rate: float
+    burst: int
+
+
+@frozen(kw_only=True)
+class Limits:
+    """Every bound there is, with the protocol's defaults; `hello` tells of the first six."""
+
+    frame_bytes: int = 65_536
+    content_chars: int = 4_000
+    """Unicode code points, after normalisation."""
+    history: int = 200
+    """Events in one page."""
+    resume: int = 10_000
+    """How many events behind one may be and still resume."""
+    in_flight: int = 64
+    """Commands of one connection that may be unanswered."""
+    messages: Rate | None = Rate(5, 10)
+    """For one user, on all connections; None for no limit."""
+    attempts: Rate | None = Rate(0.2, 20)
+    """Registrations and logins by password, for one peer address."""
+    user_connections: int | None = 50
+    address_connections: int | None = 200
+    login_seconds: float | None = 120.0
+    """How long a connection may stay without a login."""
+    buffer_bytes: int = 262_144
+    """What may wait for one connection before it is lagging."""
+    ping: float = 25.0
+    """Seconds between a door's signs of life."""
+
+    @classmethod
+    def none(cls) -> Limits:
+        """Lift rates and connection counts: for benchmarks and trusted networks."""
+        return cls(
+            messages=None,
+            attempts=None,
+            user_connections=None,
+            address_connections=None,
+            login_seconds=None,
+        )
+
+
+def content(text: str, most: int) -> str:
+    """Check a message's text and return it in NFC.
+
+    Raises Invalid for an empty one and for characters that are not text,
+    TooLarge for more than `most` code points.
+    """
+    if not text.strip():
+        raise Invalid("Message cannot be empty")
+    if len(text) > most * 4:  # NFC composes at most four code points into one
+        raise TooLarge(f"A message has at most {most} characters; this one has {len(text)}")
+    text = unicodedata.normalize("NFC", text)
+    if len(text) > most:
+        raise TooLarge(f"A message has at most {most} characters; this one has {len(text)}")
+    if not text.isprintable():
+        for character in text:
+            if character not in "\n\t" and unicodedata.category(character) in ("Cc", "Cs"):
+                raise Invalid(
+                    f"A message cannot have the character U+{ord(character):04X};"
+                    " of control characters only newline and tab"
+                )
+    return text
+
+
+def line(text: str, what: str, most: int) -> str:
+    """Check a text of one line, a title say, and return it in NFC without outer spaces.
+
+    Raises Invalid.
+    """
+    text = unicodedata.normalize("NFC", text[: most * 4]).strip()
+    if len(text) > most:
+        raise Invalid(f"A {what} has at most {most} characters")
+    if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text):
+        raise Invalid(f"A {what} is one line of text")
+    return text

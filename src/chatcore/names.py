@@ -1,0 +1,94 @@
+"""Usernames and room names: which are legal, and which look alike.
+
+A name is enforced with PRECIS (RFC 8265, profile UsernameCaseMapped): width and
+case folded, NFC, no spaces, no control or invisible characters.  Beside it stands
+its skeleton (Unicode UTS 39, section 4): two names with one skeleton look the same
+to a person, and only one of them can exist.
+"""
+
+from __future__ import annotations
+
+import functools
+import unicodedata
+
+from chatcore.errors import Invalid
+
+USERNAME_CHARACTERS = 50
+ROOM_CHARACTERS = 80
+
+RESERVED_USERNAMES = frozenset(
+    "admin administrator all bot channel chatcore everyone here host me moderator mod "
+    "nobody null operator owner root room server service staff support sysop system "
+    "undefined you".split()
+)
+"""Names that people would take for an authority, a group or a part of the software."""
+
+
+def username(text: str) -> str:
+    """Enforce a username and return the form that is stored and compared.
+
+    Raises Invalid.  Idempotent: a returned name comes back unchanged.
+    """
+    return _enforce(text, "username", USERNAME_CHARACTERS)
+
+
+def room_name(text: str) -> str:
+    """Enforce a room's name, as `username` does; `#` at its front is not part of it."""
+    return _enforce(text.removeprefix("#"), "room name", ROOM_CHARACTERS)
+
+
+def skeleton(name: str) -> str:
+    """Return what a person sees of a name: UTS 39's skeleton, folded once more for case.
+
+    Compare skeletons with one another only; one is not a name and is never shown.
+    """
+    table = _prototypes()
+    decomposed = unicodedata.normalize("NFD", name)
+    seen = "".join(table.get(character, character) for character in decomposed)
+    return unicodedata.normalize("NFD", seen).casefold()
+
+
+def _enforce(text: str, what: str, most: int) -> str:
+    # A name of thousands of characters is not worth the tables' time.
+    if not text or len(text) > most:
+        raise Invalid(f"A {what} has 1 to {most} characters")
+    try:
+        name = _profile().enforce(text)
+    except (UnicodeEncodeError, ValueError):
+        raise Invalid(
+            f"That {what} has characters that are not allowed; use letters, digits, . _ and -"
+        ) from None
+    if len(name) > most:
+        raise Invalid(f"A {what} has 1 to {most} characters")
+    if not any(character.isalnum() for character in name):
+        raise Invalid(f"A {what} needs at least one letter or digit")
+    return str(name)
+
+
+@functools.cache
+def _profile():  # type: ignore[no-untyped-def] # precis-i18n has no types
+    from precis_i18n import get_profile
+
+    return get_profile("UsernameCaseMapped")
+
+
+@functools.cache
+def _prototypes() -> dict[str, str]:
+    """Map each confusable character to its prototype, from UTS 39's confusables.txt.
+
+    The library has that file as stars, each link in both directions: a prototype
+    lists all that look like it, every other character lists its prototype alone.
+    """
+    from confusable_homoglyphs import confusables
+
+    stars = confusables.confusables_data
+    prototypes = {}
+    for character, links in stars.items():
+        if len(character) > 1 or len(links) > 1:
+            continue
+        prototype = links[0]["c"]
+        plain = prototype.strip("\u200e")  # right-to-left ones stand between two marks
+        # Where two list only one another, either may be the prototype of both.
+        if len(stars[prototype]) > 1 or len(plain) > 1 or plain < character:
+            prototypes[character] = plain
+    return prototypes

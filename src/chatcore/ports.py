@@ -1,0 +1,205 @@
+"""Every plug point, as a Protocol documented by what it guarantees.
+
+`chatcore.testing` has a contract check for Repository, Bus and Link that any
+implementation can run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Protocol, TypeAlias
+
+from chatcore.commands import Command, Request, RequestId
+from chatcore.errors import ChatError
+from chatcore.events import (
+    Bye,
+    Duplicate,
+    Durable,
+    Event,
+    Hello,
+    MemberItem,
+    Message,
+    Reply,
+    Stored,
+)
+from chatcore.model import Credentials, Draft, Membership, Room, User
+
+Clock: TypeAlias = Callable[[], datetime]
+"""Says what time it is, in UTC, for people.  Nothing is ordered by it."""
+
+Outcome: TypeAlias = Stored | Duplicate | ChatError
+"""What became of one draft."""
+
+
+class Repository(Protocol):
+    """The log and the accounts: rows in, rows out, synchronous.
+
+    Every method may be called from any thread.  A read sees all that was committed
+    before it began.  Any method may raise Unavailable, a write also StorageFull, and
+    then nothing was written.
+    """
+
+    def open(self) -> None:
+        """Make ready, creating or migrating the storage.  Raises SchemaError."""
+
+    def claim(self) -> None:
+        """Become the one Chat that serves this storage, until `close`.
+
+        For a storage that only one may serve.  Raises SchemaError where another does.
+        """
+
+    def close(self) -> None:
+        """Let go of everything; repeatable."""
+
+    # The log.
+
+    def append(self, drafts: Sequence[Draft]) -> Sequence[Outcome]:
+        """Commit a batch in one transaction; one outcome for each draft, in their order.
+
+        `seq` is dense in each room and follows the order of the drafts.  A draft is
+        judged inside the transaction: a known txn_id first, then its `refusal`, then
+        whether its sender may; a refused one has its ChatError as outcome and leaves
+        no trace.  When this returns, everything is durable.
+
+        Raises OutcomeUnknown where the commit may or may not have happened.
+        """
+
+    def stored(self, drafts: Sequence[Draft], outcomes: Sequence[Outcome]) -> Sequence[bool]:
+        """Say for each draft whether the log holds it with the seq that its outcome has.
+
+        For the outcomes of an OutcomeUnknown; a Duplicate or an error counts as held.
+        """
+
+    def add_room(self, room: Room) -> bool:
+        """Create a room without members; False where the name, or one that looks like it, is."""
+
+    def room(self, name: str) -> Room | None: ...
+
+    def head(self, room: str, tail: int) -> tuple[int, int, Sequence[Durable]]:
+        """Return a room's first seq, its head, and its newest `tail` events in seq order.
+
+        One snapshot.  0 is the head of an empty log, and 1 its first.
+        """
+
+    def read(self, room: str, after: int, upto: int, limit: int) -> Sequence[Durable]:
+        """Return at most `limit` events with after < seq <= upto, in seq order, without holes."""
+
+    def messages(
+        self, room: str, after: int, before: int, limit: int, *, newest: bool
+    ) -> Sequence[Message]:
+        """Return at most `limit` messages with after < seq < before, in seq order.
+
+        The newest of them, or the oldest.
+        """
+
+    # Who is in which room.
+
+    def rooms(self, username: str, after: str, limit: int) -> Sequence[Room]:
+        """Return at most `limit` rooms that the user may see, by name, above `after`."""
+
+    def membership(self, room: str, username: str, upto: int | None = None) -> Membership | None:
+        """Return one membership, or None; `head` and `unread` as of `upto` where it is given."""
+
+    def memberships(self, username: str) -> Sequence[Membership]:
+        """Return all of a user's, by the room's name."""
+
+    def members(self, room: str, after: str, limit: int) -> Sequence[MemberItem]:
+        """Return at most `limit` members, by username, above `after`."""
+
+    # Accounts.
+
+    def add_user(self, user: User, password_hash: str | None) -> bool:
+        """Create an account; False where the name, or one that looks like it, is taken.
+
+        None for a user whose password is kept elsewhere.
+        """
+
+    def user(self, username: str) -> tuple[User, str | None] | None:
+        """Return a user and the password's hash."""
+
+    def add_token(self, digest: bytes, username: str, expires: datetime) -> None: ...
+
+    def token(self, digest: bytes, now: datetime) -> tuple[User, datetime] | None:
+        """Return whose token it is and when it expires; None once it has or was revoked."""
+
+    def remove_token(self, digest: bytes) -> None: ...
+
+    def remove_tokens(self, username: str) -> None:
+        """Revoke all of a user's."""
+
+
+class Bus(Protocol):
+    """Carries what one node committed to the hubs of all nodes, this one included.
+
+    It may lose, repeat and reorder batches: a hub sees a hole by the seq and reads
+    the log.  A batch is never altered.
+    """
+
+    def publish(self, batch: Sequence[Durable]) -> None:
+        """Hand over a batch, in commit order.  Never blocks, never raises."""
+
+    def subscribe(self, deliver: Callable[[Sequence[Durable]], None]) -> None:
+        """Have `deliver` called with each batch, in the event loop's thread."""
+
+
+class Authenticator(Protocol):
+    """Brings a host application's own users."""
+
+    async def authenticate(self, credentials: Credentials) -> User | None:
+        """Say who this is, or None for somebody unknown, who may still log in.
+
+        The first visit creates the user, without a password.
+        """
+
+
+class Policy(Protocol):
+    """Says no."""
+
+    def check(self, actor: User, command: Command, room: Room | None) -> None:
+        """Return, or raise a ChatError.  Pure: no I/O, and quick, for it runs on the loop."""
+
+
+class Wire(Protocol):
+    """How one kind of link spells commands, events and replies.
+
+    What is encoded depends on the arguments alone, so one encoding of an event
+    serves all listeners.  Encoded frames may be joined and written at once.
+    """
+
+    def decode(self, frame: bytes) -> Request:
+        """Read one frame.  Never raises: what cannot be read is a Request of its error."""
+
+    def encode(self, item: Hello | Event | Bye) -> bytes: ...
+
+    def reply(self, answer: Reply | ChatError, id: RequestId | None) -> bytes: ...
+
+
+class Link(Protocol):
+    """One connection's two ends, a frame at a time."""
+
+    wire: Wire
+
+    @property
+    def pending(self) -> int:
+        """Bytes written that the kernel has not taken yet; 0 once the link is closed."""
+
+    async def receive(self) -> bytes:
+        """Return the next frame, without what frames it.
+
+        One longer than MAX_FRAME may come cut to MAX_FRAME + 1 bytes.  Raises
+        LinkClosed, and nothing else, once the peer is gone or `close` was called.
+        Safe to cancel: no frame is lost.
+        """
+
+    def write(self, data: bytes) -> None:
+        """Take one or more encoded frames.  Never blocks; after close it does nothing."""
+
+    async def drained(self) -> None:
+        """Return when little is pending, or the link is closed."""
+
+    def close(self, code: int, reason: str) -> None:
+        """Flush for a few seconds at most, then close; repeatable, the first one counts."""
+
+    async def closed(self) -> None:
+        """Return when the link is gone, flushed or not."""

@@ -1,0 +1,163 @@
+"""One batch judged: which drafts enter the log, at which seq, and what they change.
+
+Pure.  A repository loads what the batch touches, has every draft judged in order
+under its lock or in its transaction, and writes what the ledger then holds; so all
+repositories decide alike, and each draft sees what those before it did.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from datetime import datetime
+
+import orjson
+from attrs import define, field, frozen
+
+from chatcore.errors import ChatError, Conflict, NotFound, NotMember, TxnConflict
+from chatcore.events import Duplicate, Stored, committed
+from chatcore.model import Draft
+from chatcore.ports import Outcome
+
+
+@define
+class RoomState:
+    """A room's log as this batch has it so far."""
+
+    epoch: str
+    kind: str
+    first: int
+    head: int
+    messages: int
+
+
+@frozen
+class Standing:
+    """A member's role, and how far they have read: a seq, and the messages up to it."""
+
+    role: str
+    read: int
+    read_messages: int
+
+
+@frozen
+class Txn:
+    """What a txn_id was first used for."""
+
+    seq: int
+    timestamp: datetime
+    fingerprint: int
+
+
+RoomUser = tuple[str, str]
+TxnKey = tuple[str, str, str]
+
+
+@define
+class Ledger:
+    """Give it what `touched` names, `judge` the drafts in order, then write the rest."""
+
+    rooms: dict[str, RoomState]
+    users: set[str]
+    standings: dict[RoomUser, Standing]
+    txns: dict[TxnKey, Txn]
+
+    stored: list[tuple[Draft, Stored]] = field(factory=list, init=False)
+    changed: dict[RoomUser, Standing | None] = field(factory=dict, init=False)
+    """The members whose standing this batch changed; None where it ended."""
+    used: dict[TxnKey, Txn] = field(factory=dict, init=False)
+
+    def judge(self, draft: Draft) -> Outcome:
+        """Take one draft in, or say why not."""
+        try:
+            return self._known(draft) or self._enter(draft)
+        except ChatError as error:
+            return error
+
+    @property
+    def heads(self) -> dict[str, RoomState]:
+        """The rooms that have grown."""
+        return {name: self.rooms[name] for name in {draft.room.name for draft, _ in self.stored}}
+
+    def _known(self, draft: Draft) -> Duplicate | None:
+        if draft.txn_id is None:
+            return None
+        txn = self.txns.get((draft.room.name, draft.sender, draft.txn_id))
+        if txn is None:
+            return None
+        if txn.fingerprint != fingerprint(draft):
+            raise TxnConflict("This txn_id was used before, for something else; make a new one")
+        return Duplicate(txn.seq, txn.timestamp)
+
+    def _enter(self, draft: Draft) -> Stored:
+        if draft.refusal is not None:
+            raise draft.refusal
+        room = self._room(draft)
+        standing = self._permitted(draft, room)
+        room.head += 1
+        room.messages += draft.kind == "message"
+        stored = Stored(committed(draft, room.head), room.first, room.messages)
+        self.stored.append((draft, stored))
+        if draft.kind == "member":
+            subject, role = str(draft.body["username"]), draft.body.get("role")
+            self._stand(draft.room.name, subject, str(role) if role else None, room)
+        elif standing is not None:
+            # Sending moves the sender's own read marker.
+            self._stand(draft.room.name, draft.sender, standing.role, room)
+        if draft.txn_id is not None:
+            key = (draft.room.name, draft.sender, draft.txn_id)
+            self.txns[key] = self.used[key] = Txn(room.head, draft.timestamp, fingerprint(draft))
+        return stored
+
+    def _room(self, draft: Draft) -> RoomState:
+        room = self.rooms.get(draft.room.name)
+        if draft.creates and (room is None or room.epoch != draft.room.epoch):
+            raise Conflict("A room with this name, or one that looks like it, is there already")
+        if room is None:
+            raise NotFound("There is no such room")
+        return room
+
+    def _permitted(self, draft: Draft, room: RoomState) -> Standing | None:
+        """Judge the sender once more, now that nothing can change in between."""
+        if draft.sender not in self.users:
+            raise NotFound("There is no such user")
+        standing = self.standings.get((draft.room.name, draft.sender))
+        joins = draft.kind == "member" and draft.body["action"] == "join"
+        if joins:
+            if standing is not None:
+                raise Conflict("Already a member of this room")
+            if room.kind != "public" and not draft.creates:
+                raise NotFound("There is no such room")
+        elif standing is None:
+            if room.kind != "public":
+                raise NotFound("There is no such room")
+            raise NotMember("You must join the chat first")
+        return standing
+
+    def _stand(self, room: str, username: str, role: str | None, state: RoomState) -> None:
+        key = (room, username)
+        if role is None:
+            self.standings.pop(key, None)
+            self.changed[key] = None
+        else:
+            self.standings[key] = self.changed[key] = Standing(role, state.head, state.messages)
+
+
+def touched(drafts: Iterable[Draft]) -> tuple[set[str], set[RoomUser], set[TxnKey]]:
+    """Name the rooms, the users in them and the txn_ids that a batch has to do with."""
+    rooms, people, txns = set(), set(), set()
+    for draft in drafts:
+        room = draft.room.name
+        rooms.add(room)
+        people.add((room, draft.sender))
+        if draft.kind == "member":
+            people.add((room, str(draft.body["username"])))
+        if draft.txn_id is not None:
+            txns.add((room, draft.sender, draft.txn_id))
+    return rooms, people, txns
+
+
+def fingerprint(draft: Draft) -> int:
+    """63 bits that differ when a draft asks for something else; the same for ever."""
+    asked = orjson.dumps([draft.kind, draft.body], option=orjson.OPT_SORT_KEYS)
+    return int.from_bytes(hashlib.blake2b(asked, digest_size=8).digest()) >> 1

@@ -1,0 +1,208 @@
+"""MemoryRepository: everything in dictionaries; for tests, and for rooms that may be forgotten."""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_right
+from collections.abc import Sequence
+from datetime import datetime
+
+from attrs import define, field
+
+from chatcore.events import Durable, MemberItem, Message, Stored
+from chatcore.model import Draft, Membership, Room, User
+from chatcore.names import skeleton
+from chatcore.ports import Outcome
+from chatcore.repository.ledger import Ledger, RoomState, Standing, Txn, TxnKey, touched
+
+
+@define
+class _Log:
+    room: Room
+    events: list[Durable] = field(factory=list)
+    counts: list[int] = field(factory=list)
+    """Messages up to each event."""
+    drafts: list[int] = field(factory=list)
+    members: dict[str, Standing] = field(factory=dict)
+
+    @property
+    def head(self) -> int:
+        return len(self.events)
+
+    def messages(self, upto: int) -> int:
+        return self.counts[upto - 1] if upto else 0
+
+
+class MemoryRepository:
+    """A Repository that lives as long as the process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._logs: dict[str, _Log] = {}
+        self._txns: dict[TxnKey, Txn] = {}
+        self._users: dict[str, tuple[User, str | None]] = {}
+        self._tokens: dict[bytes, tuple[str, datetime]] = {}
+        self._skeletons: set[tuple[str, str]] = set()
+
+    def open(self) -> None:
+        pass
+
+    def claim(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    # The log.
+
+    def append(self, drafts: Sequence[Draft]) -> Sequence[Outcome]:
+        with self._lock:
+            for draft in drafts:
+                if draft.creates:
+                    self._create(draft.room)
+            ledger = self._load(drafts)
+            outcomes = [ledger.judge(draft) for draft in drafts]
+            for draft, stored in ledger.stored:
+                log = self._logs[draft.room.name]
+                log.events.append(stored.event)
+                log.counts.append(stored.messages)
+                log.drafts.append(draft.id)
+            for (room, username), standing in ledger.changed.items():
+                if standing is None:
+                    self._logs[room].members.pop(username, None)
+                else:
+                    self._logs[room].members[username] = standing
+            self._txns |= ledger.used
+            return outcomes
+
+    def _load(self, drafts: Sequence[Draft]) -> Ledger:
+        rooms, people, txns = touched(drafts)
+        logs = {name: self._logs[name] for name in rooms if name in self._logs}
+        return Ledger(
+            rooms={
+                name: RoomState(log.room.epoch, log.room.kind, 1, log.head, log.messages(log.head))
+                for name, log in logs.items()
+            },
+            users={username for _, username in people if username in self._users},
+            standings={
+                (room, username): logs[room].members[username]
+                for room, username in people
+                if room in logs and username in logs[room].members
+            },
+            txns={key: self._txns[key] for key in txns if key in self._txns},
+        )
+
+    def stored(self, drafts: Sequence[Draft], outcomes: Sequence[Outcome]) -> Sequence[bool]:
+        with self._lock:
+            return [
+                not isinstance(outcome, Stored) or self._holds(draft, outcome.event.seq)
+                for draft, outcome in zip(drafts, outcomes, strict=True)
+            ]
+
+    def _holds(self, draft: Draft, seq: int) -> bool:
+        log = self._logs.get(draft.room.name)
+        return log is not None and seq <= log.head and log.drafts[seq - 1] == draft.id
+
+    def add_room(self, room: Room) -> bool:
+        with self._lock:
+            return self._create(room)
+
+    def _create(self, room: Room) -> bool:
+        seen = ("room", skeleton(room.name))
+        if seen in self._skeletons:
+            return False
+        self._skeletons.add(seen)
+        self._logs[room.name] = _Log(room)
+        return True
+
+    def room(self, name: str) -> Room | None:
+        with self._lock:
+            log = self._logs.get(name)
+            return log.room if log else None
+
+    def head(self, room: str, tail: int) -> tuple[int, int, Sequence[Durable]]:
+        with self._lock:
+            log = self._logs[room]
+            return 1, log.head, log.events[max(0, log.head - tail) :]
+
+    def read(self, room: str, after: int, upto: int, limit: int) -> Sequence[Durable]:
+        with self._lock:
+            return self._logs[room].events[after : min(upto, after + limit)]
+
+    def messages(
+        self, room: str, after: int, before: int, limit: int, *, newest: bool
+    ) -> Sequence[Message]:
+        with self._lock:
+            window = self._logs[room].events[after : max(before - 1, 0)]
+        found = [event for event in window if isinstance(event, Message)]
+        return found[max(0, len(found) - limit) :] if newest else found[:limit]
+
+    # Who is in which room.
+
+    def rooms(self, username: str, after: str, limit: int) -> Sequence[Room]:
+        with self._lock:
+            visible = (
+                log.room
+                for name, log in sorted(self._logs.items())
+                if name > after and (log.room.kind == "public" or username in log.members)
+            )
+            return [room for room, _ in zip(visible, range(limit), strict=False)]
+
+    def membership(self, room: str, username: str, upto: int | None = None) -> Membership | None:
+        with self._lock:
+            log = self._logs.get(room)
+            standing = log.members.get(username) if log else None
+            if log is None or standing is None:
+                return None
+            head = log.head if upto is None else upto
+            unread = max(0, log.messages(head) - standing.read_messages)
+            return Membership(
+                log.room, standing.role, log.room.epoch, 1, head, standing.read, unread
+            )
+
+    def memberships(self, username: str) -> Sequence[Membership]:
+        with self._lock:
+            names = sorted(name for name, log in self._logs.items() if username in log.members)
+        found = (self.membership(name, username) for name in names)
+        return [membership for membership in found if membership is not None]
+
+    def members(self, room: str, after: str, limit: int) -> Sequence[MemberItem]:
+        with self._lock:
+            members = sorted(self._logs[room].members.items())
+            names = [username for username, _ in members]
+            return [
+                MemberItem(username, self._users[username][0].display_name, standing.role)
+                for username, standing in members[bisect_right(names, after) :][:limit]
+            ]
+
+    # Accounts.
+
+    def add_user(self, user: User, password_hash: str | None) -> bool:
+        with self._lock:
+            seen = ("user", skeleton(user.username))
+            if seen in self._skeletons:
+                return False
+            self._skeletons.add(seen)
+            self._users[user.username] = (user, password_hash)
+            return True
+
+    def user(self, username: str) -> tuple[User, str | None] | None:
+        with self._lock:
+            return self._users.get(username)
+
+    def add_token(self, digest: bytes, username: str, expires: datetime) -> None:
+        with self._lock:
+            self._tokens[digest] = (username, expires)
+
+    def token(self, digest: bytes, now: datetime) -> tuple[User, datetime] | None:
+        with self._lock:
+            username, expires = self._tokens.get(digest, ("", now))
+            return (self._users[username][0], expires) if expires > now else None
+
+    def remove_token(self, digest: bytes) -> None:
+        with self._lock:
+            self._tokens.pop(digest, None)
+
+    def remove_tokens(self, username: str) -> None:
+        with self._lock:
+            self._tokens = {d: kept for d, kept in self._tokens.items() if kept[0] != username}

@@ -1,0 +1,503 @@
+"""SqlRepository: the log and the accounts on SQLAlchemy Core, for any database's dialect.
+
+A batch is a constant number of statements, and every statement takes its rows as one
+JSON parameter and gives its rows as one JSON value.  The sqlite3 module gives up the
+interpreter lock at each row it steps over, and beside a busy event loop each time
+waits for the switch interval: a row at a time is a hundred rows a second.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+
+import orjson
+import sqlalchemy as sa
+
+from chatcore.errors import ChatError, OutcomeUnknown
+from chatcore.events import DURABLE, Durable, MemberItem, Message, Stored
+from chatcore.model import Draft, Membership, Room, User
+from chatcore.names import skeleton
+from chatcore.ports import Outcome
+from chatcore.repository.ledger import Ledger, RoomState, Standing, Txn, touched
+from chatcore.repository.sql.schema import events, members, rooms, tokens, txns, users
+
+
+class Dialect(Protocol):
+    """What differs between databases."""
+
+    def reading(self) -> AbstractContextManager[sa.Connection]:
+        """One snapshot."""
+
+    def writing(self) -> AbstractContextManager[sa.Connection]:
+        """One transaction that holds the write lock; rolled back when it is left uncommitted."""
+
+    def given(self, *columns: str) -> sa.Subquery:
+        """Rows out of the JSON parameter `given`: a list of lists, by position."""
+
+    def taken(self, select: sa.Select[Any]) -> sa.Select[Any]:
+        """A select of one JSON value: a list of lists, in no order; JSON columns nested."""
+
+    def upsert(self, table: sa.Table, source: sa.Select[Any]) -> sa.Insert:
+        """Insert, or update what is not of the key; columns by the source's labels."""
+
+    def insert_new(self, table: sa.Table, source: sa.Select[Any]) -> sa.Insert:
+        """Insert what no unique constraint refuses."""
+
+    def explain(self, error: sa.exc.DBAPIError) -> ChatError:
+        """Say what a database's error means for whoever asked; raise it where it is a defect."""
+
+
+def milliseconds(moment: datetime) -> int:
+    return (moment - _EPOCH) // timedelta(milliseconds=1)
+
+
+def moment(milliseconds: int) -> datetime:
+    return _EPOCH + timedelta(milliseconds=milliseconds)
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class SqlRepository:
+    """All of a Repository but its life: a dialect's own class opens, claims and closes it."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
+        self._sql = _Statements(dialect)
+
+    # The log.
+
+    def append(self, drafts: Sequence[Draft]) -> Sequence[Outcome]:
+        sql = self._sql
+        with self._dialect.writing() as connection:
+            created = [_room_row(draft.room) for draft in drafts if draft.creates]
+            if created:
+                connection.execute(sql.add_rooms, _given(created))
+            ledger, room_ids, user_ids = self._load(connection, drafts)
+            outcomes = [ledger.judge(draft) for draft in drafts]
+            if not ledger.stored:
+                return outcomes
+            connection.execute(
+                sql.add_events,
+                _given(
+                    [
+                        room_ids[stored.event.room],
+                        stored.event.seq,
+                        draft.kind,
+                        user_ids[draft.sender],
+                        milliseconds(draft.timestamp),
+                        stored.messages,
+                        draft.id,
+                        draft.body,
+                    ]
+                    for draft, stored in ledger.stored
+                ),
+            )
+            connection.execute(
+                sql.set_heads,
+                _given(
+                    [room_ids[name], state.head, state.messages]
+                    for name, state in ledger.heads.items()
+                ),
+            )
+            standing = [
+                [room_ids[room], user_ids[user], kept.role, kept.read, kept.read_messages]
+                for (room, user), kept in ledger.changed.items()
+                if kept is not None
+            ]
+            if standing:
+                connection.execute(sql.set_members, _given(standing))
+            ended = [
+                [room_ids[room], user_ids[user]]
+                for (room, user), kept in ledger.changed.items()
+                if kept is None
+            ]
+            if ended:
+                connection.execute(sql.remove_members, _given(ended))
+            if ledger.used:
+                connection.execute(
+                    sql.add_txns,
+                    _given(
+                        [
+                            room_ids[room],
+                            user_ids[user],
+                            txn_id,
+                            txn.seq,
+                            milliseconds(txn.timestamp),
+                            txn.fingerprint,
+                        ]
+                        for (room, user, txn_id), txn in ledger.used.items()
+                    ),
+                )
+            try:
+                connection.commit()
+            except sa.exc.DBAPIError as error:
+                raise OutcomeUnknown(outcomes, self._dialect.explain(error)) from error
+            return outcomes
+
+    def _load(
+        self, connection: sa.Connection, drafts: Sequence[Draft]
+    ) -> tuple[Ledger, dict[str, int], dict[str, int]]:
+        sql, (names, people, retries) = self._sql, touched(drafts)
+        found_rooms = _taken(connection, sql.load_rooms, [[name] for name in names])
+        found_users = _taken(connection, sql.load_standings, people)
+        found_txns = _taken(connection, sql.load_txns, retries) if retries else []
+        ledger = Ledger(
+            rooms={name: RoomState(*state) for name, _, *state in found_rooms},
+            users={username for _, username, *_ in found_users},
+            standings={
+                (room, username): Standing(role, read, read_messages)
+                for room, username, _, role, read, read_messages in found_users
+                if role is not None
+            },
+            txns={
+                (room, username, txn_id): Txn(seq, moment(timestamp), fingerprint)
+                for room, username, txn_id, seq, timestamp, fingerprint in found_txns
+            },
+        )
+        room_ids = {name: room_id for name, room_id, *_ in found_rooms}
+        user_ids = {username: user_id for _, username, user_id, *_ in found_users}
+        return ledger, room_ids, user_ids
+
+    def stored(self, drafts: Sequence[Draft], outcomes: Sequence[Outcome]) -> Sequence[bool]:
+        pairs = list(zip(drafts, outcomes, strict=True))
+        wanted = [
+            [draft.room.name, outcome.event.seq, draft.id]
+            for draft, outcome in pairs
+            if isinstance(outcome, Stored)
+        ]
+        with self._dialect.reading() as connection:
+            held = {draft_id for (draft_id,) in _taken(connection, self._sql.load_drafts, wanted)}
+        return [not isinstance(outcome, Stored) or draft.id in held for draft, outcome in pairs]
+
+    def add_room(self, room: Room) -> bool:
+        with self._dialect.writing() as connection:
+            added = connection.execute(self._sql.add_rooms, _given([_room_row(room)]))
+            connection.commit()
+            return added.rowcount > 0
+
+    def room(self, name: str) -> Room | None:
+        with self._dialect.reading() as connection:
+            row = connection.execute(self._sql.room, {"name": name}).one_or_none()
+            return Room(*row) if row else None
+
+    def head(self, room: str, tail: int) -> tuple[int, int, Sequence[Durable]]:
+        with self._dialect.reading() as connection:
+            first, head = connection.execute(self._sql.head, {"room": room}).one()
+            newest = self._read(connection, room, head - tail, head, tail) if tail else []
+            return first, head, newest
+
+    def read(self, room: str, after: int, upto: int, limit: int) -> Sequence[Durable]:
+        with self._dialect.reading() as connection:
+            return self._read(connection, room, after, upto, limit)
+
+    def _read(
+        self, connection: sa.Connection, room: str, after: int, upto: int, limit: int
+    ) -> list[Durable]:
+        window = {"room": room, "after": after, "before": upto + 1, "limit": limit}
+        return _events(room, connection.execute(self._sql.read, window).scalar_one())
+
+    def messages(
+        self, room: str, after: int, before: int, limit: int, *, newest: bool
+    ) -> Sequence[Message]:
+        window = {"room": room, "after": after, "before": before, "limit": limit}
+        statement = self._sql.newest_messages if newest else self._sql.oldest_messages
+        with self._dialect.reading() as connection:
+            found = _events(room, connection.execute(statement, window).scalar_one())
+        return [event for event in found if isinstance(event, Message)]
+
+    # Who is in which room.
+
+    def rooms(self, username: str, after: str, limit: int) -> Sequence[Room]:
+        page = {"username": username, "after": after, "limit": limit}
+        with self._dialect.reading() as connection:
+            found = orjson.loads(connection.execute(self._sql.rooms, page).scalar_one())
+        return [Room(*row) for row in sorted(found)]
+
+    def membership(self, room: str, username: str, upto: int | None = None) -> Membership | None:
+        with self._dialect.reading() as connection:
+            row = connection.execute(
+                self._sql.membership, {"room": room, "username": username, "upto": upto}
+            ).one_or_none()
+        return _membership(row) if row else None
+
+    def memberships(self, username: str) -> Sequence[Membership]:
+        with self._dialect.reading() as connection:
+            found = connection.execute(
+                self._sql.memberships, {"username": username, "upto": None}
+            ).scalar_one()
+        return [_membership(row) for row in sorted(orjson.loads(found))]
+
+    def members(self, room: str, after: str, limit: int) -> Sequence[MemberItem]:
+        page = {"room": room, "after": after, "limit": limit}
+        with self._dialect.reading() as connection:
+            found = orjson.loads(connection.execute(self._sql.members, page).scalar_one())
+        return [MemberItem(*row) for row in sorted(found)]
+
+    # Accounts.
+
+    def add_user(self, user: User, password_hash: str | None) -> bool:
+        row = [
+            user.username,
+            password_hash,
+            user.display_name,
+            skeleton(user.username),
+            time.time_ns() // 1_000_000,
+        ]
+        with self._dialect.writing() as connection:
+            added = connection.execute(self._sql.add_users, _given([row]))
+            connection.commit()
+            return added.rowcount > 0
+
+    def user(self, username: str) -> tuple[User, str | None] | None:
+        with self._dialect.reading() as connection:
+            row = connection.execute(self._sql.user, {"username": username}).one_or_none()
+        return (User(row.username, row.display_name), row.password_hash) if row else None
+
+    def add_token(self, digest: bytes, username: str, expires: datetime) -> None:
+        self._write(
+            self._sql.add_token,
+            {"digest": digest, "username": username, "expires": milliseconds(expires)},
+        )
+
+    def token(self, digest: bytes, now: datetime) -> tuple[User, datetime] | None:
+        with self._dialect.reading() as connection:
+            row = connection.execute(
+                self._sql.token, {"digest": digest, "now": milliseconds(now)}
+            ).one_or_none()
+        return (User(row.username, row.display_name), moment(row.expires)) if row else None
+
+    def remove_token(self, digest: bytes) -> None:
+        self._write(self._sql.remove_token, {"digest": digest})
+
+    def remove_tokens(self, username: str) -> None:
+        self._write(self._sql.remove_tokens, {"username": username})
+
+    def _write(self, statement: sa.Executable, parameters: dict[str, object]) -> None:
+        with self._dialect.writing() as connection:
+            connection.execute(statement, parameters)
+            connection.commit()
+
+
+def _given(rows: Any) -> dict[str, str]:
+    return {"given": orjson.dumps(list(rows)).decode()}
+
+
+def _taken(connection: sa.Connection, statement: sa.Executable, given: Any) -> list[list[Any]]:
+    return orjson.loads(  # type: ignore[no-any-return] # a list of rows
+        connection.execute(statement, _given(given)).scalar_one()
+    )
+
+
+def _room_row(room: Room) -> list[object]:
+    return [room.name, skeleton(room.name), room.kind, room.title, room.topic, room.epoch]
+
+
+def _membership(row: Sequence[Any]) -> Membership:
+    name, kind, title, topic, epoch, role, first, head, read, unread = row
+    room = Room(name, kind, title, topic, epoch)
+    return Membership(room, role, epoch, first, head, read, max(0, unread))
+
+
+def _events(room: str, found: str) -> list[Durable]:
+    return [
+        DURABLE[kind](room, seq, sender, moment(timestamp), **body)
+        for seq, kind, sender, timestamp, body in sorted(orjson.loads(found))
+    ]
+
+
+class _Statements:
+    """Every statement, built once."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        given, taken = dialect.given, dialect.taken
+        param = sa.bindparam
+        room_id = sa.select(rooms.c.id).where(rooms.c.name == param("room")).scalar_subquery()
+        user_id = (
+            sa.select(users.c.id).where(users.c.username == param("username")).scalar_subquery()
+        )
+
+        row = given("name", "skeleton", "kind", "title", "topic", "epoch")
+        self.add_rooms = dialect.insert_new(
+            rooms,
+            sa.select(
+                *row.c,
+                sa.literal(1).label("first"),
+                sa.literal(0).label("head"),
+                sa.literal(0).label("messages"),
+            ),
+        )
+        row = given("username", "password_hash", "display_name", "skeleton", "created")
+        self.add_users = dialect.insert_new(users, sa.select(*row.c))
+
+        # What a batch touches.
+        row = given("name")
+        self.load_rooms = taken(
+            sa.select(
+                rooms.c.name,
+                rooms.c.id,
+                rooms.c.epoch,
+                rooms.c.kind,
+                rooms.c.first,
+                rooms.c.head,
+                rooms.c.messages,
+            ).join_from(row, rooms, rooms.c.name == row.c.name)
+        )
+        row = given("room", "username")
+        self.load_standings = taken(
+            sa.select(
+                row.c.room,
+                users.c.username,
+                users.c.id,
+                members.c.role,
+                members.c.read,
+                members.c.read_messages,
+            )
+            .join_from(row, users, users.c.username == row.c.username)
+            .outerjoin(rooms, rooms.c.name == row.c.room)
+            .outerjoin(
+                members,
+                sa.and_(members.c.room_id == rooms.c.id, members.c.user_id == users.c.id),
+            )
+        )
+        row = given("room", "username", "txn_id")
+        self.load_txns = taken(
+            sa.select(
+                row.c.room,
+                row.c.username,
+                txns.c.txn_id,
+                txns.c.seq,
+                txns.c.timestamp,
+                txns.c.fingerprint,
+            )
+            .join_from(row, rooms, rooms.c.name == row.c.room)
+            .join(users, users.c.username == row.c.username)
+            .join(
+                txns,
+                sa.and_(
+                    txns.c.room_id == rooms.c.id,
+                    txns.c.user_id == users.c.id,
+                    txns.c.txn_id == row.c.txn_id,
+                ),
+            )
+        )
+        row = given("room", "seq", "draft")
+        self.load_drafts = taken(
+            sa.select(events.c.draft)
+            .join_from(row, rooms, rooms.c.name == row.c.room)
+            .join(
+                events,
+                sa.and_(
+                    events.c.room_id == rooms.c.id,
+                    events.c.seq == row.c.seq,
+                    events.c.draft == row.c.draft,
+                ),
+            )
+        )
+
+        # What a batch writes.
+        row = given("room_id", "seq", "kind", "sender_id", "timestamp", "messages", "draft", "body")
+        self.add_events = sa.insert(events).from_select(list(row.c.keys()), sa.select(*row.c))
+        row = given("id", "head", "messages")
+        self.set_heads = (
+            sa.update(rooms)
+            .values(head=row.c.head, messages=row.c.messages)
+            .where(rooms.c.id == row.c.id)
+        )
+        row = given("room_id", "user_id", "role", "read", "read_messages")
+        self.set_members = dialect.upsert(members, sa.select(*row.c))
+        row = given("room_id", "user_id")
+        self.remove_members = sa.delete(members).where(
+            sa.tuple_(members.c.room_id, members.c.user_id).in_(sa.select(*row.c))
+        )
+        row = given("room_id", "user_id", "txn_id", "seq", "timestamp", "fingerprint")
+        self.add_txns = sa.insert(txns).from_select(list(row.c.keys()), sa.select(*row.c))
+
+        # Pages of the log.
+        window = (
+            sa.select(
+                events.c.seq,
+                events.c.kind,
+                users.c.username,
+                events.c.timestamp,
+                sa.type_coerce(events.c.body, sa.JSON).label("body"),
+            )
+            .join_from(events, users, users.c.id == events.c.sender_id)
+            .where(
+                events.c.room_id == room_id,
+                events.c.seq > param("after"),
+                events.c.seq < param("before"),
+            )
+            .limit(param("limit"))
+        )
+        oldest, newest = window.order_by(events.c.seq), window.order_by(events.c.seq.desc())
+        self.read = taken(oldest)
+        self.oldest_messages = taken(oldest.where(events.c.kind == "message"))
+        self.newest_messages = taken(newest.where(events.c.kind == "message"))
+        self.head = sa.select(rooms.c.first, rooms.c.head).where(rooms.c.name == param("room"))
+
+        # Rooms and who is in them.
+        described = (rooms.c.name, rooms.c.kind, rooms.c.title, rooms.c.topic, rooms.c.epoch)
+        self.room = sa.select(*described).where(rooms.c.name == param("name"))
+        mine = sa.select(members.c.room_id).where(members.c.user_id == user_id)
+        self.rooms = taken(
+            sa.select(*described)
+            .where(
+                rooms.c.name > param("after"),
+                sa.or_(rooms.c.kind == "public", rooms.c.id.in_(mine)),
+            )
+            .order_by(rooms.c.name)
+            .limit(param("limit"))
+        )
+        upto = sa.func.coalesce(param("upto", type_=sa.BigInteger), rooms.c.head)
+        at = events.alias("at")
+        counted = (
+            sa.select(at.c.messages)
+            .where(at.c.room_id == rooms.c.id, at.c.seq == upto)
+            .scalar_subquery()
+        )
+        standing = (
+            sa.select(
+                *described,
+                members.c.role,
+                rooms.c.first,
+                upto.label("head"),
+                members.c.read,
+                (sa.func.coalesce(counted, 0) - members.c.read_messages).label("unread"),
+            )
+            .join_from(members, rooms, rooms.c.id == members.c.room_id)
+            .where(members.c.user_id == user_id)
+        )
+        self.membership = standing.where(rooms.c.name == param("room"))
+        self.memberships = taken(standing)
+        self.members = taken(
+            sa.select(users.c.username, users.c.display_name, members.c.role)
+            .join_from(members, users, users.c.id == members.c.user_id)
+            .where(members.c.room_id == room_id, users.c.username > param("after"))
+            .order_by(users.c.username)
+            .limit(param("limit"))
+        )
+
+        # Accounts.
+        self.user = sa.select(users.c.username, users.c.display_name, users.c.password_hash).where(
+            users.c.username == param("username")
+        )
+        self.add_token = sa.insert(tokens).from_select(
+            ["digest", "user_id", "expires"],
+            sa.select(
+                param("digest", type_=sa.LargeBinary),
+                users.c.id,
+                param("expires", type_=sa.BigInteger),
+            ).where(users.c.username == param("username")),
+        )
+        self.token = (
+            sa.select(users.c.username, users.c.display_name, tokens.c.expires)
+            .join_from(tokens, users, users.c.id == tokens.c.user_id)
+            .where(tokens.c.digest == param("digest"), tokens.c.expires > param("now"))
+        )
+        self.remove_token = sa.delete(tokens).where(tokens.c.digest == param("digest"))
+        self.remove_tokens = sa.delete(tokens).where(tokens.c.user_id == user_id)

@@ -1,0 +1,197 @@
+"""SqliteRepository: one file, WAL, every commit synced; and SQLite's side of the SQL."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.pool import QueuePool
+
+from chatcore.errors import ChatError, SchemaError, StorageFull, Unavailable
+from chatcore.repository.sql.migrate import migrate
+from chatcore.repository.sql.repository import SqlRepository
+
+BUSY_SECONDS = 5.0
+"""How long a write waits for another process's."""
+
+_READERS = 2
+
+
+class SqliteRepository(SqlRepository):
+    """A Repository in one SQLite file.
+
+    The file is created when it is opened, with two beside it while in use (`-wal`,
+    `-shm`).  Keep it on a local disk.  Other processes may read it, and append
+    through a SqliteRepository of their own.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = Path(path)
+        self._lock: IO[str] | None = None
+        # Each write transaction takes the write lock as it begins: one that reads first
+        # and then finds the lock taken could not wait for it, only fail.
+        self._writer = _engine(self._path, "BEGIN IMMEDIATE", 1)
+        self._reader = _engine(self._path, "BEGIN", _READERS)
+        super().__init__(self)
+
+    def open(self) -> None:
+        try:
+            with self.writing() as connection:
+                migrate(connection, str(self._path))
+                connection.commit()
+        except Unavailable as error:
+            raise SchemaError(f"Cannot open the database {self._path}: {_cause(error)}") from error
+
+    def claim(self) -> None:
+        # Never a lock on the database itself: closing any handle of it would drop the
+        # locks that SQLite holds there (POSIX).
+        path = self._path.with_name(self._path.name + ".lock")
+        try:
+            lock = path.open("a+")
+        except OSError as error:
+            raise SchemaError(f"Cannot write {path}: {error.strerror}") from error
+        if not _lock(lock):
+            lock.seek(0)
+            holder = lock.read().strip() or "unknown"
+            lock.close()
+            raise SchemaError(
+                f"Another server (process {holder}) has the database {self._path} open;"
+                " stop it first, or name another file"
+            )
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        self._lock = lock
+
+    def close(self) -> None:
+        self._reader.dispose()
+        self._writer.dispose()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    # The Dialect.
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        with self._plainly(), self._reader.connect() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        with self._plainly(), self._writer.connect() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def _plainly(self) -> Iterator[None]:
+        """Raise what the core understands.
+
+        Before COMMIT nothing is left behind: leaving the connection's block rolls back.
+        """
+        try:
+            yield
+        except sa.exc.TimeoutError as error:
+            raise Unavailable("The database is busy; try again") from error
+        except sa.exc.DBAPIError as error:
+            raise self.explain(error) from error
+
+    def explain(self, error: sa.exc.DBAPIError) -> ChatError:
+        if getattr(error.orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+            return StorageFull("The server's storage is full; nothing was stored")
+        # What sqlite3 raises for a file that is locked, damaged or out of reach.
+        if type(error.orig) in (sqlite3.OperationalError, sqlite3.DatabaseError):
+            return Unavailable("The server's database did not answer; try again")
+        raise error
+
+    def given(self, *columns: str) -> sa.Subquery:
+        each = sa.func.json_each(sa.bindparam("given")).table_valued("value", name="each")
+        return sa.select(
+            *(
+                sa.func.json_extract(each.c.value, sa.literal_column(f"'$[{position}]'")).label(
+                    name
+                )
+                for position, name in enumerate(columns)
+            )
+        ).subquery("given")
+
+    def taken(self, select: sa.Select[Any]) -> sa.Select[Any]:
+        row = select.subquery("row")
+        # json() marks a text as JSON, and a mark does not come out of a subquery.
+        values = (
+            sa.func.json(column) if isinstance(column.type, sa.JSON) else column for column in row.c
+        )
+        return sa.select(sa.func.json_group_array(sa.func.json_array(*values), type_=sa.Text))
+
+    def upsert(self, table: sa.Table, source: sa.Select[Any]) -> sa.Insert:
+        columns = [column.name for column in source.selected_columns]
+        # SQLite reads ON after a bare FROM as a join's.
+        statement = insert(table).from_select(columns, source.where(sa.true()))
+        return statement.on_conflict_do_update(
+            index_elements=list(table.primary_key.columns),
+            set_={
+                name: statement.excluded[name]
+                for name in columns
+                if not table.columns[name].primary_key
+            },
+        )
+
+    def insert_new(self, table: sa.Table, source: sa.Select[Any]) -> sa.Insert:
+        columns = [column.name for column in source.selected_columns]
+        return insert(table).from_select(columns, source.where(sa.true())).on_conflict_do_nothing()
+
+
+def _engine(path: Path, begin: str, connections: int) -> sa.Engine:
+    engine = sa.create_engine(
+        sa.URL.create("sqlite", database=str(path)),
+        poolclass=QueuePool,
+        pool_size=connections,
+        max_overflow=0,
+        connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
+    )
+
+    @sa.event.listens_for(engine, "connect")
+    def _(connection: sqlite3.Connection, _: object) -> None:
+        connection.isolation_level = None  # BEGIN is ours, not the sqlite3 module's
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA synchronous = FULL")
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.close()
+
+    @sa.event.listens_for(engine, "begin")
+    def _(connection: sa.Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine
+
+
+def _cause(error: BaseException) -> str:
+    cause = error.__cause__
+    return str(getattr(cause, "orig", cause))
+
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - Windows
+    import msvcrt
+
+    def _lock(file: IO[str]) -> bool:
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        except OSError:
+            return False
+        return True
+else:
+
+    def _lock(file: IO[str]) -> bool:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True

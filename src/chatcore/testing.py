@@ -1,0 +1,607 @@
+"""A kit for tests: contract checks for every port, a clock, and peers without a network.
+
+What implements a port runs its check:
+
+    def test_it_is_a_repository(tmp_path):
+        check_repository(lambda: MyRepository(tmp_path))
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+
+import orjson
+
+from chatcore.chat import Chat
+from chatcore.connection import serve
+from chatcore.errors import (
+    ChatError,
+    Conflict,
+    LinkClosed,
+    NotFound,
+    NotMember,
+    RateLimited,
+    TxnConflict,
+)
+from chatcore.events import Duplicate, Durable, Member, Message, Stored
+from chatcore.model import MAX_FRAME, Credentials, Draft, Room, User
+from chatcore.ports import Bus, Link, Outcome, Repository, Wire
+
+__all__ = [
+    "FakeClock",
+    "LinkPeer",
+    "MemoryLink",
+    "Transcript",
+    "check_bus",
+    "check_link",
+    "check_repository",
+    "connect",
+    "eventually",
+]
+
+PATIENCE = 10.0
+"""Seconds after which something awaited will not come any more."""
+
+
+class FakeClock:
+    """A Clock that stands still until it is told to go."""
+
+    def __init__(self, now: datetime = datetime(2026, 1, 1, tzinfo=UTC)) -> None:
+        self.now = now
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+async def eventually(condition: Callable[[], object], patience: float = PATIENCE) -> None:
+    """Return once `condition()` is true.  Raises TimeoutError after `patience` seconds."""
+    async with asyncio.timeout(patience):
+        while not condition():  # noqa: ASYNC110 - any condition, not one that sets an event
+            await asyncio.sleep(0.002)
+
+
+# Peers without a network.
+
+
+class MemoryLink:
+    """A Link whose other side is in the same process.
+
+    What the server writes waits in `frames` for the test.  While `stalled` is true
+    the peer takes nothing, as if the kernel's buffers were full.
+    """
+
+    def __init__(self, wire: Wire) -> None:
+        self.wire = wire
+        self.frames: deque[bytes] = deque()
+        self.code: int | None = None
+        """The close code, once the server closed."""
+        self._incoming: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._arrived = asyncio.Event()
+        self._untaken = bytearray()
+        self._taken = asyncio.Event()
+        self._taken.set()
+        self._closed = asyncio.Event()
+
+    # The server's end.
+
+    @property
+    def pending(self) -> int:
+        return 0 if self._closed.is_set() else len(self._untaken)
+
+    async def receive(self) -> bytes:
+        frame = None if self._closed.is_set() else await self._incoming.get()
+        if frame is None:
+            self._closed.set()
+            raise LinkClosed
+        return frame
+
+    def write(self, data: bytes) -> None:
+        if self._closed.is_set():
+            return
+        self._untaken += data
+        if self._taken.is_set():
+            self._take()
+
+    async def drained(self) -> None:
+        await self._taken.wait()
+
+    def close(self, code: int, reason: str) -> None:
+        if self.code is None and not self._closed.is_set():
+            self.code = code
+            self.hang_up()
+
+    async def closed(self) -> None:
+        await self._closed.wait()
+
+    # The peer's end.
+
+    def send(self, frame: bytes) -> None:
+        """Have the server receive a frame."""
+        self._incoming.put_nowait(frame)
+
+    async def next(self) -> bytes:
+        """Return the next frame from the server.  Raises LinkClosed, TimeoutError."""
+        async with asyncio.timeout(PATIENCE):
+            while not self.frames:
+                if self._closed.is_set():
+                    raise LinkClosed
+                self._arrived.clear()
+                await self._arrived.wait()
+        return self.frames.popleft()
+
+    @property
+    def stalled(self) -> bool:
+        return not self._taken.is_set()
+
+    @stalled.setter
+    def stalled(self, stalled: bool) -> None:
+        if stalled:
+            self._taken.clear()
+        else:
+            self._take()
+            self._taken.set()
+
+    def hang_up(self) -> None:
+        """Be gone."""
+        self._closed.set()
+        self._taken.set()
+        self._arrived.set()
+        self._incoming.put_nowait(None)
+
+    def _take(self) -> None:
+        self.frames.extend(bytes(self._untaken).splitlines(keepends=True))
+        self._untaken.clear()
+        self._arrived.set()
+
+
+class Transcript:
+    """A client for tests that read as a conversation.
+
+    `do` sends a command and returns its answer; events that come meanwhile wait in
+    `events`, in order.
+    """
+
+    def __init__(self, send: Callable[[bytes], object], receive: Callable[[], Any]) -> None:
+        self._send = send
+        self._receive = receive
+        self._id = 0
+        self.hello: dict[str, Any] = {}
+        self.bye: dict[str, Any] | None = None
+        self.events: deque[dict[str, Any]] = deque()
+        self.answers: dict[object, dict[str, Any]] = {}
+
+    async def do(self, cmd: str, **fields: object) -> dict[str, Any]:
+        """Send a command and return its reply or error."""
+        return await self.answer(await self.start(cmd, **fields))
+
+    async def start(self, cmd: str, **fields: object) -> int:
+        """Send a command and return its id, to ask `answer` for."""
+        self._id += 1
+        await self.raw(orjson.dumps({"cmd": cmd, "id": self._id, **fields}))
+        return self._id
+
+    async def raw(self, frame: bytes) -> None:
+        """Send any bytes as a frame."""
+        sent = self._send(frame)
+        if asyncio.iscoroutine(sent):
+            await sent
+
+    async def answer(self, id: object) -> dict[str, Any]:
+        while id not in self.answers:
+            await self._read()
+        return self.answers.pop(id)
+
+    async def event(self, *words: str) -> dict[str, Any]:
+        """Return the next event, or the next that is one of `words`, skipping others."""
+        while True:
+            while not self.events:
+                await self._read()
+            event = self.events.popleft()
+            if not words or event["event"] in words:
+                return event
+
+    async def messages(self, count: int) -> list[str]:
+        """Return the texts of the next `count` messages."""
+        return [(await self.event("message"))["content"] for _ in range(count)]
+
+    async def goodbye(self) -> dict[str, Any]:
+        """Read until the server says bye."""
+        while self.bye is None:
+            await self._read()
+        return self.bye
+
+    async def _read(self) -> None:
+        frame = orjson.loads(await self._receive())
+        if "event" in frame:
+            self.events.append(frame)
+        elif "hello" in frame:
+            self.hello = frame["hello"]
+        elif "bye" in frame:
+            self.bye = frame["bye"]
+        else:
+            self.answers[frame.get("id")] = frame
+
+
+@contextlib.asynccontextmanager
+async def connect(
+    chat: Chat, credentials: Credentials | None = None
+) -> AsyncIterator[tuple[Transcript, MemoryLink]]:
+    """Serve a peer in this process; it hangs up at the end."""
+    link = MemoryLink(chat.wire)
+    task = asyncio.create_task(serve(chat, link, credentials))
+    try:
+        yield Transcript(link.send, link.next), link
+    finally:
+        link.hang_up()
+        await task
+
+
+# Contracts.
+
+
+class LinkPeer(Protocol):
+    """The other side of a link that is being checked."""
+
+    async def send(self, frame: bytes) -> None:
+        """Send one frame."""
+
+    async def receive(self) -> bytes:
+        """Return the next frame.  Raises LinkClosed when there are no more."""
+
+    async def close(self) -> None:
+        """Be gone."""
+
+
+async def check_link(
+    connected: Callable[[], AbstractAsyncContextManager[tuple[Link, LinkPeer]]],
+) -> None:
+    """Check that a Link does what ports.Link promises; `connected` makes a pair, open."""
+    event = Message("lobby", 1, "ada", datetime(2026, 1, 1, tzinfo=UTC), "x" * 1000)
+
+    async with connected() as (link, peer), asyncio.timeout(PATIENCE):
+        # Frames arrive whole and in order, in both directions.
+        sent = [b'{"n":%d}' % n for n in range(100)] + [b'"' + b"x" * 60_000 + b'"']
+        for frame in sent:
+            await peer.send(frame)
+        assert sent == [await link.receive() for _ in sent]
+        frames = [link.wire.encode(event) for _ in range(3)]
+        link.write(frames[0])
+        link.write(frames[1] + frames[2])
+        expected = orjson.loads(frames[0])
+        assert [expected] * 3 == [orjson.loads(await peer.receive()) for _ in range(3)]
+
+        # Cancelling receive loses nothing.
+        receiving = asyncio.ensure_future(link.receive())
+        await asyncio.sleep(0)
+        receiving.cancel()
+        await asyncio.wait([receiving])
+        await peer.send(b'"after"')
+        assert await link.receive() == b'"after"'
+
+        # A frame that is too long comes cut, or ends the link; memory is bounded.
+        await peer.send(b'"' + b"y" * (MAX_FRAME - 2) + b'"')
+        assert len(await link.receive()) == MAX_FRAME
+
+        # What was written before close arrives; after it, writing does nothing.
+        link.write(frames[0])
+        link.close(4001, "shutdown")
+        link.close(4505, "again")
+        link.write(frames[1])
+        with contextlib.suppress(LinkClosed):
+            while True:
+                await link.receive()
+        assert orjson.loads(await peer.receive()) == expected
+        try:
+            extra = await peer.receive()
+        except LinkClosed:
+            pass
+        else:
+            raise AssertionError(f"a frame after close: {extra!r}")
+        await link.closed()
+        await link.drained()
+        assert link.pending == 0
+
+    async with connected() as (link, peer), asyncio.timeout(PATIENCE):
+        # A peer that stops reading makes `pending` grow, and write still returns at once.
+        batch = link.wire.encode(event) * 60
+        while link.pending < 4 * MAX_FRAME:
+            link.write(batch)
+        drained = asyncio.ensure_future(link.drained())
+        await asyncio.sleep(0)
+        assert not drained.done()
+        # As it reads, the link drains.
+        while not drained.done():
+            await peer.receive()
+        assert link.pending < MAX_FRAME
+
+    async with connected() as (link, peer), asyncio.timeout(PATIENCE):
+        # A peer that is gone raises LinkClosed, in everyone who waits.
+        await peer.close()
+        with contextlib.suppress(LinkClosed):
+            while True:
+                await link.receive()
+        link.write(link.wire.encode(event))
+        await link.drained()
+        link.close(4001, "shutdown")
+        await link.closed()
+
+
+async def check_bus(make: Callable[[], Bus]) -> None:
+    """Check that a Bus delivers what was published, to all, in this node's order."""
+    bus = make()
+    seen: tuple[list[Durable], list[Durable]] = ([], [])
+    for events in seen:
+        bus.subscribe(events.extend)
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    published: list[Durable] = [
+        Member("lobby", 1, "ada", now, "ada", "join", "member"),
+        *(Message("lobby", seq, "ada", now, f"text {seq}\n☃ \U0001f600") for seq in range(2, 50)),
+    ]
+    bus.publish(published[:1])
+    bus.publish(published[1:20])
+    bus.publish(published[20:])
+    await eventually(lambda: all(len(events) >= len(published) for events in seen))
+    for events in seen:
+        assert events == published
+
+
+def check_repository(make: Callable[[], Repository]) -> None:
+    """Check that a Repository does what ports.Repository promises; `make` gives an empty one."""
+    for check in (
+        _accounts,
+        _log_order,
+        _retries,
+        _membership_rules,
+        _pages,
+        _rooms_and_members,
+        _outcomes_can_be_looked_up,
+    ):
+        repository = make()
+        repository.open()
+        repository.claim()
+        try:
+            for name in ("ada", "bob", "cyd"):
+                assert repository.add_user(User(name, name.title()), f"hash of {name}")
+            assert repository.add_room(LOBBY)
+            check(repository)
+        finally:
+            repository.close()
+            repository.close()
+
+
+LOBBY = Room("lobby", title="Lobby", epoch="e1")
+SECRET = Room("secret", kind="private", epoch="e2")
+NOW = datetime(2026, 1, 1, 12, 30, 15, 123_000, tzinfo=UTC)
+
+
+def _say(sender: str, text: str, room: Room = LOBBY, **more: Any) -> Draft:
+    return Draft(
+        room=room, sender=sender, kind="message", body={"content": text}, timestamp=NOW, **more
+    )
+
+
+def _member(username: str, action: str, room: Room = LOBBY, **more: Any) -> Draft:
+    body = {"username": username, "action": action}
+    if action == "join":
+        body["role"] = more.pop("role", "member")
+    return Draft(room=room, sender=username, kind="member", body=body, timestamp=NOW, **more)
+
+
+def _events(outcomes: Sequence[Outcome]) -> list[Durable]:
+    assert all(isinstance(outcome, Stored) for outcome in outcomes), outcomes
+    return [outcome.event for outcome in outcomes if isinstance(outcome, Stored)]
+
+
+def _kinds(outcomes: Sequence[Outcome]) -> list[type]:
+    return [type(outcome) for outcome in outcomes]
+
+
+def _accounts(repository: Repository) -> None:
+    assert repository.user("ada") == (User("ada", "Ada"), "hash of ada")
+    assert repository.user("nobody") is None
+    assert not repository.add_user(User("ada", "Ada again"), "x"), "a name is taken once"
+    assert not repository.add_user(User("\u0430da", "Look-alike"), "x"), "or what looks like it"
+    assert repository.add_user(User("host", "A host's"), None)
+    assert repository.user("host") == (User("host", "A host's"), None)
+
+    later = NOW + timedelta(days=1)
+    repository.add_token(b"1" * 32, "ada", later)
+    repository.add_token(b"2" * 32, "ada", later)
+    repository.add_token(b"3" * 32, "bob", later)
+    assert repository.token(b"1" * 32, NOW) == (User("ada", "Ada"), later)
+    assert repository.token(b"1" * 32, later) is None, "expired"
+    assert repository.token(b"0" * 32, NOW) is None
+    repository.remove_token(b"1" * 32)
+    assert repository.token(b"1" * 32, NOW) is None
+    repository.remove_tokens("ada")
+    assert repository.token(b"2" * 32, NOW) is None
+    assert repository.token(b"3" * 32, NOW) is not None
+
+
+def _log_order(repository: Repository) -> None:
+    assert repository.append([]) == []
+    assert repository.head("lobby", 10) == (1, 0, [])
+    texts = ["hello", 'tab\tnewline\n"quotes" \\ back', "☃ \U0001f600 é", "x" * 4000]
+    events = _events(
+        repository.append([_member("ada", "join"), *(_say("ada", text) for text in texts)])
+    )
+    assert [event.seq for event in events] == [1, 2, 3, 4, 5]
+    assert events[0] == Member("lobby", 1, "ada", NOW, "ada", "join", "member")
+    assert events[1:] == [Message("lobby", n + 2, "ada", NOW, t) for n, t in enumerate(texts)]
+    assert events == list(repository.read("lobby", 0, 99, 99)), "what was told is what is kept"
+    assert repository.head("lobby", 2) == (1, 5, events[3:])
+
+    # One refused draft fails alone and takes no seq; rooms count apart.
+    outcomes = repository.append(
+        [
+            _say("ada", "six"),
+            _say("bob", "not a member"),
+            _say("ada", "refused", refusal=RateLimited("slow down")),
+            _say("nobody", "no such user"),
+            _say("ada", "no such room", Room("nowhere")),
+            _member("ada", "join", SECRET, creates=True, role="owner"),
+            _say("ada", "one", SECRET),
+            _say("ada", "seven"),
+        ]
+    )
+    assert _kinds(outcomes) == [
+        Stored,
+        NotMember,
+        RateLimited,
+        NotFound,
+        NotFound,
+        Stored,
+        Stored,
+        Stored,
+    ]
+    assert [event.seq for event in repository.read("lobby", 5, 99, 99)] == [6, 7]
+    assert [event.seq for event in repository.read("secret", 0, 99, 99)] == [1, 2]
+
+
+def _retries(repository: Repository) -> None:
+    repository.append([_member("ada", "join"), _member("bob", "join")])
+    first, again = repository.append(
+        [_say("ada", "once", txn_id="t1"), _say("ada", "once", txn_id="t1")]
+    )
+    assert isinstance(first, Stored)
+    assert again == Duplicate(first.event.seq, NOW), "in one batch"
+    repository.append([_member("ada", "leave")])
+    outcomes = repository.append(
+        [
+            _say("ada", "once", txn_id="t1", refusal=RateLimited("slow down")),
+            _say("ada", "other", txn_id="t1"),
+            _say("bob", "once", txn_id="t1"),
+        ]
+    )
+    assert outcomes[0] == again, "before roles and rates, and in another batch"
+    assert isinstance(outcomes[1], TxnConflict)
+    assert isinstance(outcomes[2], Stored), "another user's is another"
+    refused = repository.append(
+        [_say("bob", "later", txn_id="t2", refusal=RateLimited("slow down"))]
+    )
+    assert _kinds(refused) == [RateLimited]
+    assert _kinds(repository.append([_say("bob", "later", txn_id="t2")])) == [Stored]
+
+
+def _membership_rules(repository: Repository) -> None:
+    create = _member("ada", "join", SECRET, creates=True, role="owner")
+    twin = Room("secret", epoch="e3")
+    look_alike = Room("\u0455ecret", epoch="e4")
+    outcomes = repository.append(
+        [
+            create,
+            _member("bob", "join", twin, creates=True, role="owner"),
+            _member("bob", "join", look_alike, creates=True, role="owner"),
+            _member("bob", "join", SECRET),
+            _say("bob", "let me in", SECRET),
+            _member("bob", "join"),
+            _member("bob", "join"),
+            _say("bob", "hello"),
+            _member("bob", "leave"),
+            _say("bob", "still here?"),
+            _member("bob", "leave"),
+            _member("bob", "join"),
+        ]
+    )
+    assert _kinds(outcomes) == [
+        Stored,
+        Conflict,
+        Conflict,
+        NotFound,
+        NotFound,
+        Stored,
+        Conflict,
+        Stored,
+        Stored,
+        NotMember,
+        NotMember,
+        Stored,
+    ]
+    assert repository.room("secret") == SECRET
+    assert getattr(repository.room("secret"), "epoch", None) == "e2"
+    assert repository.room("\u0455ecret") is None
+    assert not repository.add_room(twin)
+
+    ada = repository.membership("secret", "ada")
+    assert ada is not None
+    assert (ada.room, ada.role, ada.epoch, ada.head) == (SECRET, "owner", "e2", 1)
+    bob = repository.membership("lobby", "bob")
+    assert bob is not None
+    assert (bob.head, bob.read, bob.unread) == (4, 4, 0), "who joins has read what was before"
+    repository.append([_member("cyd", "join"), _say("cyd", "1"), _say("cyd", "2")])
+    bob, cyd = repository.membership("lobby", "bob"), repository.membership("lobby", "cyd")
+    assert bob is not None
+    assert cyd is not None
+    assert (bob.head, bob.read, bob.unread) == (7, 4, 2), "messages count, other events do not"
+    assert (cyd.read, cyd.unread) == (7, 0), "who sends has read"
+    before = repository.membership("lobby", "bob", 6)
+    assert before is not None
+    assert (before.head, before.unread) == (6, 1), "as of a seq"
+    repository.append([_say("bob", "3")])
+    assert [membership.unread for membership in repository.memberships("bob")] == [0]
+    assert repository.membership("secret", "bob") is None
+    assert repository.membership("nowhere", "bob") is None
+
+
+def _pages(repository: Repository) -> None:
+    drafts = [_member("ada", "join"), _member("bob", "join")]
+    drafts += [_say("ada", f"m{n}") for n in range(3, 8)]
+    drafts += [_member("bob", "leave"), _say("ada", "m9"), _say("ada", "m10")]
+    repository.append(drafts)
+
+    def seqs(events: Sequence[Durable]) -> list[int]:
+        return [event.seq for event in events]
+
+    assert seqs(repository.read("lobby", 0, 10, 4)) == [1, 2, 3, 4]
+    assert seqs(repository.read("lobby", 4, 6, 99)) == [5, 6]
+    assert seqs(repository.read("lobby", 10, 99, 99)) == []
+    assert seqs(repository.messages("lobby", 0, 99, 3, newest=True)) == [7, 9, 10]
+    assert seqs(repository.messages("lobby", 0, 9, 3, newest=True)) == [5, 6, 7]
+    assert seqs(repository.messages("lobby", 6, 99, 2, newest=False)) == [7, 9]
+    assert seqs(repository.messages("lobby", 0, 3, 9, newest=False)) == []
+    assert seqs(repository.messages("lobby", 0, 99, 0, newest=True)) == []
+    assert seqs(repository.head("lobby", 3)[2]) == [8, 9, 10]
+
+
+def _rooms_and_members(repository: Repository) -> None:
+    repository.append(
+        [_member("ada", "join", SECRET, creates=True, role="owner")]
+        + [_member(name, "join") for name in ("cyd", "ada", "bob")]
+    )
+    assert [room.name for room in repository.rooms("ada", "", 9)] == ["lobby", "secret"]
+    assert [room.name for room in repository.rooms("bob", "", 9)] == ["lobby"]
+    assert [room.name for room in repository.rooms("ada", "lobby", 9)] == ["secret"]
+    assert [room.name for room in repository.rooms("ada", "", 1)] == ["lobby"]
+    listed = repository.members("lobby", "", 2)
+    assert [(m.username, m.display_name, m.role) for m in listed] == [
+        ("ada", "Ada", "member"),
+        ("bob", "Bob", "member"),
+    ]
+    assert [member.username for member in repository.members("lobby", "bob", 9)] == ["cyd"]
+    assert [m.room.name for m in repository.memberships("ada")] == ["lobby", "secret"]
+
+
+def _outcomes_can_be_looked_up(repository: Repository) -> None:
+    drafts = [_member("ada", "join"), _say("ada", "kept")]
+    outcomes = repository.append(drafts)
+    assert list(repository.stored(drafts, outcomes)) == [True, True]
+    never = _say("ada", "never stored")
+    at = Stored(Message("lobby", 2, "ada", NOW, "never stored"), 1, 1)
+    beyond = Stored(Message("lobby", 3, "ada", NOW, "never stored"), 1, 2)
+    refused: ChatError = NotMember("no")
+    drafts = [drafts[1], never, never, never]
+    assert list(repository.stored(drafts, [outcomes[1], at, beyond, refused])) == [
+        True,
+        False,
+        False,
+        True,
+    ]

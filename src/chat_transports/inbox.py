@@ -1,0 +1,56 @@
+"""Frames that have come and were not asked for yet."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from chatcore.errors import LinkClosed
+
+FULL = 32
+"""Frames after which the transport is asked to pause."""
+
+
+class Inbox:
+    """A queue between a transport that pushes and a `Link.receive` that pulls.
+
+    `resume` is called when there is room again after `put` returned False.
+    """
+
+    def __init__(self, resume: Callable[[], None]) -> None:
+        self._resume = resume
+        self._frames: deque[bytes] = deque()
+        self._arrived = asyncio.Event()
+        self._paused = False
+        self._finished = False
+
+    def put(self, frame: bytes) -> bool:
+        """Take a frame in any case; False asks the transport to pause."""
+        self._frames.append(frame)
+        self._arrived.set()
+        self._paused = self._paused or len(self._frames) >= FULL
+        return not self._paused
+
+    def finish(self) -> None:
+        """No more will come; what is here may still be asked for."""
+        self._finished = True
+        self._arrived.set()
+
+    def close(self) -> None:
+        """Nothing more is wanted."""
+        self._frames.clear()
+        self.finish()
+
+    async def get(self) -> bytes:
+        """Return the next frame.  Raises LinkClosed; safe to cancel."""
+        while not self._frames:
+            if self._finished:
+                raise LinkClosed
+            self._arrived.clear()
+            await self._arrived.wait()
+        frame = self._frames.popleft()
+        if self._paused and not self._frames:
+            self._paused = False
+            self._resume()
+        return frame

@@ -1,0 +1,1 @@
+"""chat-serve: the doors, on one chat, in one process."""

@@ -1,0 +1,214 @@
+"""The server's life: take the ports, start the chat, open the doors, and drain at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import signal
+import socket
+import ssl
+import sys
+from collections.abc import Callable, Collection, Iterator
+
+import uvicorn
+from attrs import frozen
+
+import chatcore
+from chat_transports import tcp, websocket
+from chatcore.chat import LINGER_SECONDS, Chat
+from chatcore.errors import Unavailable
+from chatcore.model import MAX_FRAME, Limits
+from chatcore.ports import Repository
+
+SERVER = f"chatcore/{chatcore.__version__}"
+SWITCH_SECONDS = 0.0005
+"""The journal's thread waits so long for the interpreter lock beside a busy loop; not 5 ms."""
+
+logger = logging.getLogger("chat_transports.server")
+
+
+class ServerError(Exception):
+    """The server cannot start, or had to stop; the text is one sentence that says why."""
+
+
+@frozen(kw_only=True)
+class Options:
+    transports: Collection[str]
+    host: str
+    port: int
+    tcp_port: int
+    repository: Repository
+    database: str
+    tls: ssl.SSLContext | None
+    allow_origins: Collection[str]
+    forwarded_allow_ips: str
+    limits: Limits
+    token_days: float
+    bcrypt_cost: int
+
+
+def run(options: Options) -> None:
+    """Serve until a signal.  Raises ServerError, SchemaError."""
+    sys.setswitchinterval(SWITCH_SECONDS)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve(options))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    try:
+        from uvloop import new_event_loop
+    except ImportError:  # there is none for Windows
+        return asyncio.new_event_loop
+    return new_event_loop
+
+
+async def _serve(options: Options) -> None:
+    stop = _stop_on_signals()
+    chat = Chat(
+        options.repository,
+        limits=options.limits,
+        token_days=options.token_days,
+        bcrypt_cost=options.bcrypt_cost,
+    )
+    with contextlib.ExitStack() as sockets:
+        ws = _listen(options, sockets, "ws", options.port)
+        lines = _listen(options, sockets, "tcp", options.tcp_port)
+        try:
+            await chat.__aenter__()
+        except Unavailable as error:
+            raise ServerError(f"Cannot use the database {options.database}: {error}") from error
+        try:
+            await _open_doors(options, chat, ws, lines, stop)
+        finally:
+            await chat.close()
+        if chat_error := chat.failure:
+            raise ServerError(f"The journal failed, all service ended: {chat_error!r}")
+    logger.info("stopped")
+
+
+async def _open_doors(
+    options: Options,
+    chat: Chat,
+    ws: list[socket.socket],
+    lines: list[socket.socket],
+    stop: asyncio.Event,
+) -> None:
+    logger.info("%s, database %s", SERVER, options.database)
+    if options.limits.messages is None:
+        logger.warning("no limits: rates and connection counts are lifted")
+    servers = [await tcp.listen(chat, sock=each, ssl=options.tls, server=SERVER) for each in lines]
+    web = _Web(options, chat)
+    serving = asyncio.create_task(web.serve(ws)) if ws else None
+    if serving is not None:
+        await web.ready.wait()
+    for scheme, path, listeners in (("ws", "/ws", ws), ("tcp", "", lines)):
+        for listener in listeners:
+            logger.info("listening on %s", _url(scheme, listener, path, options.tls is not None))
+    ended = [asyncio.ensure_future(stop.wait()), asyncio.ensure_future(chat.failed())]
+    await asyncio.wait([*ended, *([serving] if serving else [])], return_when="FIRST_COMPLETED")
+    for waiting in ended:
+        waiting.cancel()
+
+    # Nobody new, then drain, and only then may uvicorn close what it has, with its own code.
+    logger.info("stopping: %d connections", len(chat.roster))
+    for server in [*servers, *web.servers]:
+        server.close()
+    await chat.close()
+    if serving is not None:
+        web.should_exit = True
+        await serving
+
+
+class _Web(uvicorn.Server):
+    """uvicorn, without its hold on signals: ours drain first."""
+
+    servers: list[asyncio.base_events.Server]
+
+    def __init__(self, options: Options, chat: Chat) -> None:
+        super().__init__(
+            uvicorn.Config(
+                websocket.app(chat, allow_origins=options.allow_origins, server=SERVER),
+                ws="websockets-sansio",
+                ws_max_size=MAX_FRAME,
+                ws_per_message_deflate=False,
+                ws_ping_interval=options.limits.ping,
+                # The kernel finds out who is gone (tcp.keep_alive).  A pong waits in line
+                # behind what a slow reader has yet to read, so its lateness proves nothing.
+                ws_ping_timeout=None,
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                forwarded_allow_ips=options.forwarded_allow_ips,
+                timeout_graceful_shutdown=round(LINGER_SECONDS),
+            )
+        )
+        self.config.load()
+        self.config.ssl = options.tls
+        self.servers = []
+        self.ready = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _stop_on_signals() -> asyncio.Event:
+    """Return an event that the first SIGINT or SIGTERM sets; a second one ends it all now."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: int) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal, number)
+    return stop
+
+
+def _listen(
+    options: Options, stack: contextlib.ExitStack, transport: str, port: int
+) -> list[socket.socket]:
+    """Take a port on every address of the host.  Raises ServerError."""
+    if transport not in options.transports:
+        return []
+    taken: list[socket.socket] = []
+    try:
+        addresses = socket.getaddrinfo(
+            options.host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        for family, _, _, _, address in dict.fromkeys(addresses):
+            listener = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            # Linux hands these on to what connects; the TCP door sets them itself besides.
+            tcp.keep_alive(listener, options.limits.ping)
+            listener.bind(address)
+            listener.listen(2048)
+            listener.setblocking(False)
+            taken.append(listener)
+    except OSError as error:
+        why = (
+            "is in use; stop what has it, or choose another"
+            if error.errno == errno.EADDRINUSE
+            else f"cannot be opened: {error.strerror or error}"
+        )
+        option = "--port" if transport == "ws" else "--tcp-port"
+        raise ServerError(f"{options.host} port {port} {why} ({option})") from error
+    return taken
+
+
+def _url(scheme: str, listener: socket.socket, path: str, tls: bool) -> str:
+    host, port = listener.getsockname()[:2]
+    bracketed = f"[{host}]" if ":" in host else host
+    return f"{scheme}{'s' if tls else ''}://{bracketed}:{port}{path}"

@@ -1,0 +1,187 @@
+"""chat-serve's command line."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import sys
+from pathlib import Path
+
+import click
+
+import chatcore
+from chat_transports.server.app import Options, ServerError, run
+from chatcore.errors import SchemaError
+from chatcore.model import Limits
+from chatcore.ports import Repository
+
+LEVELS = ("critical", "error", "warning", "info", "debug")
+
+
+@click.command(
+    context_settings={
+        "auto_envvar_prefix": "CHAT",
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+    }
+)
+@click.option(
+    "--transport",
+    "transports",
+    type=click.Choice(["ws", "tcp"]),
+    multiple=True,
+    default=("ws",),
+    show_default=True,
+    help="A door to open; give it again for another.",
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=5050,
+    show_default=True,
+    help="The WebSocket's port; 0 takes a free one.",
+)
+@click.option(
+    "--tcp-port",
+    type=click.IntRange(0, 65535),
+    default=5051,
+    show_default=True,
+    help="The TCP door's port; 0 takes a free one.",
+)
+@click.option(
+    "--database",
+    default="sqlite:///chatcore.db",
+    show_default=True,
+    help="sqlite:///relative/path, sqlite:////absolute/path, or memory: which forgets all.",
+)
+@click.option(
+    "--certfile",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A certificate (PEM), for TLS on every door.",
+)
+@click.option(
+    "--keyfile",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The certificate's key, where it is not in the same file.",
+)
+@click.option(
+    "--allow-origin",
+    "allow_origins",
+    multiple=True,
+    metavar="ORIGIN",
+    help="A web page's origin that may connect beside our own, such as https://example.org.",
+)
+@click.option(
+    "--forwarded-allow-ips",
+    default="127.0.0.1",
+    show_default=True,
+    help="Proxies whose X-Forwarded-… headers are believed, separated by commas.",
+)
+@click.option(
+    "--limits",
+    type=click.Choice(["default", "none"]),
+    default="default",
+    show_default=True,
+    help="none lifts rates and connection counts: for benchmarks and trusted networks.",
+)
+@click.option(
+    "--token-days",
+    type=click.FloatRange(min=0, min_open=True),
+    default=30.0,
+    show_default=True,
+    help="How long a login lasts.",
+)
+@click.option(
+    "--bcrypt-cost",
+    type=click.IntRange(4, 31),
+    default=12,
+    show_default=True,
+    help="The work a password's hash takes; one more doubles it.",
+)
+@click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True)
+@click.version_option(chatcore.__version__, prog_name="chat-serve")
+def main(
+    transports: tuple[str, ...],
+    host: str,
+    port: int,
+    tcp_port: int,
+    database: str,
+    certfile: Path | None,
+    keyfile: Path | None,
+    allow_origins: tuple[str, ...],
+    forwarded_allow_ips: str,
+    limits: str,
+    token_days: float,
+    bcrypt_cost: int,
+    log_level: str,
+) -> None:
+    """Serve a chat until Ctrl+C or SIGTERM, which let everyone finish first.
+
+    Each option may come from the environment too: CHAT_PORT, CHAT_DATABASE, ….
+    """
+    if keyfile is not None and certfile is None:
+        raise click.UsageError("--keyfile needs --certfile")
+    _log_to_stderr(log_level)
+    options = Options(
+        transports=frozenset(transports),
+        host=host,
+        port=port,
+        tcp_port=tcp_port,
+        repository=_repository(database),
+        database=database,
+        tls=_tls(certfile, keyfile),
+        allow_origins=allow_origins,
+        forwarded_allow_ips=forwarded_allow_ips,
+        limits=Limits.none() if limits == "none" else Limits(),
+        token_days=token_days,
+        bcrypt_cost=bcrypt_cost,
+    )
+    try:
+        run(options)
+    except (ServerError, SchemaError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _repository(database: str) -> Repository:
+    if database == "memory:":
+        return chatcore.MemoryRepository()
+    scheme, separator, path = database.partition("://")
+    if not separator:
+        scheme, path = "sqlite", "/" + database
+    if scheme != "sqlite" or not path.removeprefix("/"):
+        raise click.BadParameter(
+            f"{database!r} is not one of sqlite:///path and memory:", param_hint="--database"
+        )
+    return chatcore.SqliteRepository(path.removeprefix("/"))
+
+
+def _tls(certfile: Path | None, keyfile: Path | None) -> ssl.SSLContext | None:
+    if certfile is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(certfile, keyfile)
+    except (ssl.SSLError, OSError) as error:
+        raise click.BadParameter(
+            f"no certificate and key in {certfile}: {error}", param_hint="--certfile"
+        ) from error
+    return context
+
+
+def _log_to_stderr(level: str) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.addFilter(_one_line)
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+    for chatty in ("uvicorn", "alembic", "asyncio"):
+        quiet = max(logging.WARNING, getattr(logging, level.upper()))
+        logging.getLogger(chatty).setLevel(quiet)
+
+
+def _one_line(record: logging.LogRecord) -> bool:
+    """Let what a peer did wrong be one line: uvicorn logs a traceback for text not in UTF-8."""
+    if record.name == "uvicorn.error" and record.getMessage().startswith("Invalid UTF-8"):
+        record.exc_info = None
+        record.levelno, record.levelname = logging.INFO, "INFO"
+    return True

@@ -1,0 +1,171 @@
+"""The TCP door: one JSON object a line, on the standard library alone."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+
+from chat_transports.inbox import Inbox
+from chatcore.chat import LINGER_SECONDS, Chat
+from chatcore.connection import serve
+from chatcore.model import MAX_FRAME, Credentials
+from chatcore.ports import Wire
+
+HIGH_WATER = 65_536
+"""Bytes that asyncio may hold before `drained` waits, until a quarter is left."""
+
+logger = logging.getLogger("chat_transports.tcp")
+
+
+async def listen(
+    chat: Chat,
+    host: str = "127.0.0.1",
+    port: int = 5051,
+    *,
+    sock: socket.socket | None = None,
+    ssl: ssl.SSLContext | None = None,
+    server: str = "chatcore",
+) -> asyncio.Server:
+    """Serve a running Chat to whoever connects, on host and port or on a socket that listens.
+
+    Close what is returned to let nobody in any more.  The connections end with the
+    chat.  Raises OSError, and RuntimeError where the chat is not running.
+    """
+    chat.check_started()
+    loop = asyncio.get_running_loop()
+    tasks: set[asyncio.Task[None]] = set()
+
+    def accept() -> TcpLink:
+        return TcpLink(chat, server, tasks)
+
+    if sock is not None:
+        return await loop.create_server(accept, sock=sock, ssl=ssl)
+    return await loop.create_server(accept, host, port, ssl=ssl)
+
+
+def keep_alive(sock: socket.socket, ping: float) -> None:
+    """Have the kernel find out, within twice `ping` seconds, that a peer is gone.
+
+    Gone is who acknowledges nothing and takes nothing: a slow reader is not, as long
+    as it takes a little (RFC 5482; Linux counts a closed window too).
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_KEEPIDLE", max(1, round(ping))),
+        ("TCP_KEEPINTVL", max(1, round(ping / 4))),
+        ("TCP_KEEPCNT", 4),
+        ("TCP_USER_TIMEOUT", round(2000 * ping)),
+    ):
+        option = getattr(socket, name, None)
+        if option is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+class TcpLink(asyncio.Protocol):
+    """A Link on one TCP connection, and the task that serves it."""
+
+    def __init__(self, chat: Chat, server: str, tasks: set[asyncio.Task[None]]) -> None:
+        self.wire: Wire = chat.wire
+        self._chat = chat
+        self._server = server
+        self._tasks = tasks
+        self._inbox = Inbox(self._resume_reading)
+        self._line = bytearray()
+        self._skipping = False
+        self._drained = asyncio.Event()
+        self._drained.set()
+        self._closed = asyncio.Event()
+        self._closing = False
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.set_write_buffer_limits(HIGH_WATER)
+        if (sock := transport.get_extra_info("socket")) is not None:
+            keep_alive(sock, self._chat.limits.ping)
+        peer = transport.get_extra_info("peername") or ("",)
+        task = asyncio.ensure_future(self._serve(str(peer[0])))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, peer: str) -> None:
+        try:
+            await serve(self._chat, self, Credentials(peer=peer), server=self._server)
+        except RuntimeError as error:  # the chat is not running any more
+            logger.error("a connection was refused: %s", error)  # noqa: TRY400 - one line
+            self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        if self._closing:
+            return
+        scanned = len(self._line)
+        self._line += data
+        start = 0
+        while (end := self._line.find(b"\n", max(start, scanned))) >= 0:
+            self._take(bytes(self._line[start:end]))
+            start = end + 1
+        del self._line[:start]
+        if len(self._line) > MAX_FRAME:
+            # The rest of the line is skipped, in no more memory than this.
+            self._take(bytes(self._line[: MAX_FRAME + 1]))
+            self._skipping = True
+            self._line.clear()
+
+    def _take(self, line: bytes) -> None:
+        if self._skipping:
+            self._skipping = False
+        elif not self._inbox.put(line.removesuffix(b"\r")):
+            self._transport.pause_reading()
+
+    def _resume_reading(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def eof_received(self) -> bool:
+        # Half-closed, as `printf … | nc` does: what was asked is still answered.  TLS cannot.
+        self._inbox.finish()
+        return self._transport.get_extra_info("sslcontext") is None
+
+    def pause_writing(self) -> None:
+        self._drained.clear()
+
+    def resume_writing(self) -> None:
+        self._drained.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._closing = True
+        self._inbox.finish()
+        self._drained.set()
+        self._closed.set()
+
+    # What the core calls.
+
+    @property
+    def pending(self) -> int:
+        return 0 if self._closing else self._transport.get_write_buffer_size()
+
+    async def receive(self) -> bytes:
+        return await self._inbox.get()
+
+    def write(self, data: bytes) -> None:
+        if not self._closing:
+            self._transport.write(data)
+
+    async def drained(self) -> None:
+        await self._drained.wait()
+
+    def close(self, code: int, reason: str) -> None:
+        if self._closing:
+            return
+        self._closing = True
+        self._inbox.close()
+        self._drained.set()
+        self._transport.close()
+        asyncio.get_running_loop().call_later(LINGER_SECONDS, self._transport.abort)
+
+    async def closed(self) -> None:
+        await self._closed.wait()

@@ -1,0 +1,190 @@
+"""The WebSocket door: a route for any ASGI application, or an application of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection
+from urllib.parse import urlsplit
+
+from starlette.applications import Starlette
+from starlette.requests import HTTPConnection
+from starlette.responses import PlainTextResponse
+from starlette.routing import WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from chat_transports.inbox import Inbox
+from chatcore.chat import LINGER_SECONDS, Chat
+from chatcore.connection import serve
+from chatcore.events import Bye, Close
+from chatcore.model import MAX_FRAME, Credentials
+from chatcore.ports import Wire
+
+SUBPROTOCOL = "chat.v1"
+LOW_WATER = 65_536
+REASON_CHARACTERS = 100
+"""A close frame has room for 123 bytes; ours are nearly all ASCII."""
+
+logger = logging.getLogger("chat_transports.websocket")
+
+
+def app(chat: Chat, *, allow_origins: Collection[str] = (), server: str = "chatcore") -> Starlette:
+    """Return an ASGI application with the chat at `/ws`, to serve or to mount anywhere.
+
+    It does not start the chat: enter the chat where your application starts, for
+    instance as its lifespan, `Starlette(lifespan=lambda app: chat)`.
+    """
+    return Starlette(routes=[route(chat, allow_origins=allow_origins, server=server)])
+
+
+def route(
+    chat: Chat, path: str = "/ws", *, allow_origins: Collection[str] = (), server: str = "chatcore"
+) -> WebSocketRoute:
+    """Return the WebSocket's route, for an application that has its own.
+
+    A browser comes from the same origin, or from one of `allow_origins`
+    (`https://example.org`), or is refused with 403 (RFC 6455, section 10.2).
+    """
+
+    async def endpoint(websocket: WebSocket) -> None:
+        if not _same_origin(websocket, allow_origins):
+            await _deny(websocket, 403, "This page's origin is not allowed; see --allow-origin")
+            return
+        try:
+            chat.check_started()
+        except RuntimeError as error:
+            logger.error("%s", error)  # noqa: TRY400 - one line
+            await _deny(websocket, 503, str(error))
+            return
+        offered = websocket.scope.get("subprotocols", [])
+        await websocket.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None)
+        await serve(
+            chat, WebSocketLink(websocket, chat.wire), _credentials(websocket), server=server
+        )
+
+    return WebSocketRoute(path, endpoint)
+
+
+def _same_origin(connection: HTTPConnection, allowed: Collection[str]) -> bool:
+    origin = connection.headers.get("origin")
+    if origin is None or origin in allowed:  # only browsers have one
+        return True
+    here = connection.headers.get("host", "")
+    scheme = {"ws": "http", "wss": "https"}.get(connection.scope["scheme"], "")
+    return urlsplit(origin.lower())[:2] == (scheme, here.lower())
+
+
+async def _deny(websocket: WebSocket, status: int, text: str) -> None:
+    if "websocket.http.response" in websocket.scope.get("extensions", {}):
+        await websocket.send_denial_response(PlainTextResponse(text, status))
+    else:
+        await websocket.close()
+
+
+def _credentials(connection: HTTPConnection) -> Credentials:
+    scheme, _, bearer = connection.headers.get("authorization", "").partition(" ")
+    subprotocols = tuple(connection.scope.get("subprotocols", ()))
+    token = bearer.strip() if scheme.lower() == "bearer" else None
+    for offered in subprotocols:
+        if offered.startswith("bearer."):
+            token = offered.removeprefix("bearer.")
+    return Credentials(
+        token=token,
+        headers=dict(connection.headers),
+        cookies=connection.cookies,
+        subprotocols=subprotocols,
+        peer=connection.client.host if connection.client else "",
+    )
+
+
+class WebSocketLink:
+    """A Link through plain ASGI: one task brings messages in, one takes them out."""
+
+    def __init__(self, websocket: WebSocket, wire: Wire) -> None:
+        self.wire = wire
+        self._websocket = websocket
+        self._room = asyncio.Event()
+        self._inbox = Inbox(self._room.set)
+        self._waiting: list[bytes] = []
+        self._pending = 0
+        self._written = asyncio.Event()
+        self._drained = asyncio.Event()
+        self._drained.set()
+        self._close: tuple[int, str] | None = None
+        self._reader = asyncio.ensure_future(self._read())
+        self._writer = asyncio.ensure_future(self._write())
+
+    async def _read(self) -> None:
+        while True:
+            message = await self._websocket.receive()
+            if message["type"] == "websocket.disconnect":
+                self._gone()
+                return
+            text = message.get("text")
+            if text is None:
+                reason = "a binary message; send text"
+                self.write(self.wire.encode(Bye(Close.PROTOCOL, reason, reconnect=False)))
+                self.close(Close.PROTOCOL, reason)
+            elif len(text) > MAX_FRAME:  # a server that has no bound of its own
+                self.close(1009, "message too big")
+            elif not self._inbox.put(text.encode()):
+                self._room.clear()
+                await self._room.wait()
+
+    async def _write(self) -> None:
+        try:
+            while self._close is None or self._waiting:
+                await self._written.wait()
+                self._written.clear()
+                waiting, self._waiting = self._waiting, []
+                for data in waiting:
+                    # The wire's frames end in a newline and have none inside.
+                    for frame in data.splitlines():
+                        await self._websocket.send_text(frame.decode())
+                    self._pending -= len(data)
+                    if self._pending <= LOW_WATER:
+                        self._drained.set()
+            code, reason = self._close
+            await self._websocket.close(code, reason[:REASON_CHARACTERS])
+        except (WebSocketDisconnect, RuntimeError):
+            pass  # the peer, or the server, was quicker
+        finally:
+            self._pending = 0
+            self._drained.set()
+
+    def _gone(self) -> None:
+        """The peer left: nothing that waits will be taken."""
+        self._inbox.finish()
+        self._writer.cancel()
+
+    @property
+    def pending(self) -> int:
+        return self._pending
+
+    async def receive(self) -> bytes:
+        return await self._inbox.get()
+
+    def write(self, data: bytes) -> None:
+        if self._close is not None or self._writer.done():
+            return
+        self._waiting.append(data)
+        self._pending += len(data)
+        if self._pending > LOW_WATER:
+            self._drained.clear()
+        self._written.set()
+
+    async def drained(self) -> None:
+        await self._drained.wait()
+
+    def close(self, code: int, reason: str) -> None:
+        if self._close is not None:
+            return
+        self._close = (code, reason)
+        self._inbox.close()
+        self._written.set()
+        asyncio.get_running_loop().call_later(LINGER_SECONDS, self._writer.cancel)
+
+    async def closed(self) -> None:
+        await asyncio.wait([self._writer])
+        self._reader.cancel()
+        await asyncio.wait([self._reader])

@@ -6,11 +6,14 @@ import asyncio
 import logging
 import socket
 import ssl
+from collections.abc import Callable
+from typing import cast
 
 from chat_transports.inbox import Inbox
 from chatcore.chat import LINGER_SECONDS, Chat
 from chatcore.connection import serve
-from chatcore.model import MAX_FRAME, Credentials
+from chatcore.events import Close
+from chatcore.model import MAX_FRAME, Credentials, Limits
 from chatcore.ports import Wire
 
 HIGH_WATER = 65_536
@@ -37,8 +40,20 @@ async def listen(
     loop = asyncio.get_running_loop()
     tasks: set[asyncio.Task[None]] = set()
 
+    async def life(link: TcpLink, peer: str) -> None:
+        try:
+            await serve(chat, link, Credentials(peer=peer), server=server)
+        except RuntimeError as error:  # the chat is not running any more
+            logger.error("a connection was refused: %s", error)  # noqa: TRY400 - one line
+            link.close(Close.SHUTDOWN, "shutdown")
+
+    def begin(link: TcpLink, peer: str) -> None:
+        task = asyncio.ensure_future(life(link, peer))
+        tasks.add(task)  # the loop itself would let go of it
+        task.add_done_callback(tasks.discard)
+
     def accept() -> TcpLink:
-        return TcpLink(chat, server, tasks)
+        return TcpLink(chat.limits, chat.wire, begin)
 
     if sock is not None:
         return await loop.create_server(accept, sock=sock, ssl=ssl)
@@ -64,13 +79,12 @@ def keep_alive(sock: socket.socket, ping: float) -> None:
 
 
 class TcpLink(asyncio.Protocol):
-    """A Link on one TCP connection, and the task that serves it."""
+    """A Link on one TCP connection; `begin` is called with it, and its peer's address."""
 
-    def __init__(self, chat: Chat, server: str, tasks: set[asyncio.Task[None]]) -> None:
-        self.wire: Wire = chat.wire
-        self._chat = chat
-        self._server = server
-        self._tasks = tasks
+    def __init__(self, limits: Limits, wire: Wire, begin: Callable[[TcpLink, str], object]) -> None:
+        self.wire = wire
+        self._limits = limits
+        self._begin = begin
         self._inbox = Inbox(self._resume_reading)
         self._line = bytearray()
         self._skipping = False
@@ -82,22 +96,12 @@ class TcpLink(asyncio.Protocol):
     # What asyncio calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.set_write_buffer_limits(HIGH_WATER)
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(HIGH_WATER)
         if (sock := transport.get_extra_info("socket")) is not None:
-            keep_alive(sock, self._chat.limits.ping)
+            keep_alive(sock, self._limits.ping)
         peer = transport.get_extra_info("peername") or ("",)
-        task = asyncio.ensure_future(self._serve(str(peer[0])))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _serve(self, peer: str) -> None:
-        try:
-            await serve(self._chat, self, Credentials(peer=peer), server=self._server)
-        except RuntimeError as error:  # the chat is not running any more
-            logger.error("a connection was refused: %s", error)  # noqa: TRY400 - one line
-            self._transport.abort()
+        self._begin(self, str(peer[0]))
 
     def data_received(self, data: bytes) -> None:
         if self._closing:

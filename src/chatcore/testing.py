@@ -75,47 +75,50 @@ async def eventually(condition: Callable[[], object], patience: float = PATIENCE
 class MemoryLink:
     """A Link whose other side is in the same process.
 
-    What the server writes waits in `frames` for the test.  While `stalled` is true
-    the peer takes nothing, as if the kernel's buffers were full.
+    The peer takes `window` bytes more than it has read, as a kernel's buffers would;
+    what is beyond is `pending`.  A peer that does not read is a slow one.
     """
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: Wire, window: int = 65_536) -> None:
         self.wire = wire
         self.frames: deque[bytes] = deque()
+        """Written by the server and not read yet."""
         self.code: int | None = None
         """The close code, once the server closed."""
+        self._window = window
+        self._unread = 0
+        self._drained = asyncio.Event()
+        self._drained.set()
         self._incoming: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._arrived = asyncio.Event()
-        self._untaken = bytearray()
-        self._taken = asyncio.Event()
-        self._taken.set()
         self._closed = asyncio.Event()
 
     # The server's end.
 
     @property
     def pending(self) -> int:
-        return 0 if self._closed.is_set() else len(self._untaken)
+        return 0 if self._closed.is_set() else max(0, self._unread - self._window)
 
     async def receive(self) -> bytes:
         frame = None if self._closed.is_set() else await self._incoming.get()
-        if frame is None:
-            self._closed.set()
+        if frame is None or self._closed.is_set():
             raise LinkClosed
         return frame
 
     def write(self, data: bytes) -> None:
         if self._closed.is_set():
             return
-        self._untaken += data
-        if self._taken.is_set():
-            self._take()
+        self.frames.extend(data.splitlines(keepends=True))
+        self._unread += len(data)
+        self._arrived.set()
+        if self.pending:
+            self._drained.clear()
 
     async def drained(self) -> None:
-        await self._taken.wait()
+        await self._drained.wait()
 
     def close(self, code: int, reason: str) -> None:
-        if self.code is None and not self._closed.is_set():
+        if not self._closed.is_set():
             self.code = code
             self.hang_up()
 
@@ -136,31 +139,18 @@ class MemoryLink:
                     raise LinkClosed
                 self._arrived.clear()
                 await self._arrived.wait()
-        return self.frames.popleft()
-
-    @property
-    def stalled(self) -> bool:
-        return not self._taken.is_set()
-
-    @stalled.setter
-    def stalled(self, stalled: bool) -> None:
-        if stalled:
-            self._taken.clear()
-        else:
-            self._take()
-            self._taken.set()
+        frame = self.frames.popleft()
+        self._unread -= len(frame)
+        if not self.pending:
+            self._drained.set()
+        return frame
 
     def hang_up(self) -> None:
         """Be gone."""
         self._closed.set()
-        self._taken.set()
+        self._drained.set()
         self._arrived.set()
         self._incoming.put_nowait(None)
-
-    def _take(self) -> None:
-        self.frames.extend(bytes(self._untaken).splitlines(keepends=True))
-        self._untaken.clear()
-        self._arrived.set()
 
 
 class Transcript:
@@ -220,7 +210,8 @@ class Transcript:
         return self.bye
 
     async def _read(self) -> None:
-        frame = orjson.loads(await self._receive())
+        async with asyncio.timeout(PATIENCE):
+            frame = orjson.loads(await self._receive())
         if "event" in frame:
             self.events.append(frame)
         elif "hello" in frame:
@@ -233,10 +224,10 @@ class Transcript:
 
 @contextlib.asynccontextmanager
 async def connect(
-    chat: Chat, credentials: Credentials | None = None
+    chat: Chat, credentials: Credentials | None = None, *, window: int = 65_536
 ) -> AsyncIterator[tuple[Transcript, MemoryLink]]:
     """Serve a peer in this process; it hangs up at the end."""
-    link = MemoryLink(chat.wire)
+    link = MemoryLink(chat.wire, window)
     task = asyncio.create_task(serve(chat, link, credentials))
     try:
         yield Transcript(link.send, link.next), link
@@ -321,6 +312,7 @@ async def check_link(
         # As it reads, the link drains.
         while not drained.done():
             await peer.receive()
+            await asyncio.sleep(0)
         assert link.pending < MAX_FRAME
 
     async with connected() as (link, peer), asyncio.timeout(PATIENCE):

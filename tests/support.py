@@ -1,0 +1,200 @@
+"""Real servers and real sockets for the tests."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import websockets
+from attrs import define, field
+from websockets.asyncio.client import ClientConnection
+
+from chatcore.errors import LinkClosed
+from chatcore.testing import PATIENCE, Transcript
+
+CHAT_SERVE = [sys.executable, "-c", "from chat_transports.server.cli import main; main()"]
+PASSWORD = "correct horse"
+
+
+@define(eq=False)
+class ServerProcess:
+    """A real chat-serve, on free ports."""
+
+    process: asyncio.subprocess.Process
+    log: list[str] = field(factory=list)
+    urls: dict[str, str] = field(factory=dict)
+    _reading: asyncio.Task[None] | None = None
+
+    async def read_log(self) -> None:
+        assert self.process.stderr is not None
+        async for raw in self.process.stderr:
+            line = raw.decode().rstrip()
+            self.log.append(line)
+            _, found, url = line.partition(" listening on ")
+            if found:
+                scheme = url.partition(":")[0]
+                self.urls[scheme if scheme in ("ws", "tcp") else scheme[:-1]] = url
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    async def exit_code(self) -> int:
+        async with asyncio.timeout(PATIENCE):
+            code = await self.process.wait()
+            assert self._reading is not None
+            await self._reading
+            return code
+
+    async def ready(self, transports: Sequence[str]) -> None:
+        self._reading = asyncio.create_task(self.read_log())
+        async with asyncio.timeout(PATIENCE):
+            while not all(transport in self.urls for transport in transports):
+                if self._reading.done():
+                    raise AssertionError("\n".join(self.log))
+                await asyncio.sleep(0.005)
+
+
+async def start_server(
+    database: str | Path = "memory:",
+    *options: str,
+    transports: Sequence[str] = ("ws", "tcp"),
+    cwd: Path | None = None,
+) -> ServerProcess:
+    """Start chat-serve and wait until it listens."""
+    if isinstance(database, Path):
+        database = f"sqlite:///{database}"
+    doors = [part for transport in transports for part in ("--transport", transport)]
+    process = await asyncio.create_subprocess_exec(
+        *CHAT_SERVE,
+        *doors,
+        *("--port", "0", "--tcp-port", "0", "--bcrypt-cost", "4", "--database", database),
+        *options,
+        stderr=asyncio.subprocess.PIPE,
+        cwd=cwd,
+    )
+    server = ServerProcess(process)
+    try:
+        await server.ready(transports)
+    except BaseException:
+        await stop(server)
+        raise
+    return server
+
+
+async def stop(server: ServerProcess) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        server.process.kill()
+    await server.exit_code()
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    database: str | Path = "memory:", *options: str, transports: Sequence[str] = ("ws", "tcp")
+) -> AsyncIterator[ServerProcess]:
+    server = await start_server(database, *options, transports=transports)
+    try:
+        yield server
+    finally:
+        await stop(server)
+        print(*server.log, sep="\n")  # noqa: T201 - pytest shows it where a test failed
+    assert not any("Traceback" in line for line in server.log)
+
+
+async def fails_to_start(*arguments: str) -> tuple[int, str]:
+    """Run chat-serve and return its exit status and what it said."""
+    process = await asyncio.create_subprocess_exec(
+        *CHAT_SERVE, *arguments, stderr=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(PATIENCE):
+        _, said = await process.communicate()
+    return process.returncode or 0, said.decode()
+
+
+class Lines:
+    """The peer's end of a TCP link."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def send(self, frame: bytes) -> None:
+        self._writer.write(frame + b"\n")
+        await self._writer.drain()
+
+    async def receive(self) -> bytes:
+        try:
+            line = await self._reader.readline()
+        except ConnectionError:
+            line = b""
+        if not line.endswith(b"\n"):
+            raise LinkClosed
+        return line
+
+    async def close(self) -> None:
+        self._writer.close()
+        with contextlib.suppress(ConnectionError):
+            await self._writer.wait_closed()
+
+
+class Frames:
+    """The peer's end of a WebSocket link."""
+
+    def __init__(self, websocket: ClientConnection) -> None:
+        self.websocket = websocket
+
+    async def send(self, frame: bytes) -> None:
+        with contextlib.suppress(websockets.ConnectionClosed):
+            await self.websocket.send(frame, text=True)
+
+    async def receive(self) -> bytes:
+        try:
+            return await self.websocket.recv(decode=False)
+        except websockets.ConnectionClosed:
+            raise LinkClosed from None
+
+    async def close(self) -> None:
+        await self.websocket.close()
+
+
+async def dial(url: str) -> Lines | Frames:
+    """Connect to a ws:// or tcp:// address."""
+    scheme, _, rest = url.partition("://")
+    if scheme == "tcp":
+        host, _, port = rest.rpartition(":")
+        return Lines(*await asyncio.open_connection(host, int(port), limit=1 << 22))
+    websocket = await websockets.connect(
+        url,
+        compression=None,
+        max_size=None,
+        ping_interval=None,
+        close_timeout=0.2,
+        subprotocols=[websockets.Subprotocol("chat.v1")],
+    )
+    return Frames(websocket)
+
+
+@contextlib.asynccontextmanager
+async def connected(url: str) -> AsyncIterator[Transcript]:
+    """Connect, and hang up at the end."""
+    peer = await dial(url)
+    try:
+        yield Transcript(peer.send, peer.receive)
+    finally:
+        await peer.close()
+
+
+@contextlib.asynccontextmanager
+async def present(url: str, username: str, room: str = "lobby") -> AsyncIterator[Transcript]:
+    """Connect, log in as a new or a known user, and join a room."""
+    async with connected(url) as peer:
+        reply = await peer.do("register", username=username, password=PASSWORD)
+        if "error" in reply:
+            reply = await peer.do("login", username=username, password=PASSWORD)
+        assert "token" in reply, reply
+        joined = await peer.do("join", room=room)
+        assert "head" in joined, joined
+        yield peer

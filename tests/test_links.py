@@ -1,0 +1,138 @@
+"""Every link keeps the contract, the doors' with real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.routing import WebSocketRoute
+from starlette.websockets import WebSocket
+
+from chat_transports.tcp import TcpLink
+from chat_transports.websocket import WebSocketLink
+from chatcore.codec import JsonLines
+from chatcore.errors import LinkClosed
+from chatcore.model import MAX_FRAME, Limits
+from chatcore.ports import Link
+from chatcore.testing import LinkPeer, MemoryLink, check_link, eventually
+from tests.support import dial
+
+WIRE = JsonLines(Limits())
+
+
+class _MemoryPeer:
+    def __init__(self, link: MemoryLink) -> None:
+        self._link = link
+
+    async def send(self, frame: bytes) -> None:
+        self._link.send(frame)
+
+    async def receive(self) -> bytes:
+        return await self._link.next()
+
+    async def close(self) -> None:
+        self._link.hang_up()
+
+
+@contextlib.asynccontextmanager
+async def memory() -> AsyncIterator[tuple[Link, LinkPeer]]:
+    link = MemoryLink(WIRE)
+    yield link, _MemoryPeer(link)
+
+
+@contextlib.asynccontextmanager
+async def tcp() -> AsyncIterator[tuple[Link, LinkPeer]]:
+    links: list[TcpLink] = []
+
+    def accept() -> TcpLink:
+        links.append(TcpLink(Limits(), WIRE, lambda link, peer: None))
+        return links[-1]
+
+    server = await asyncio.get_running_loop().create_server(accept, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    peer = await dial(f"tcp://127.0.0.1:{port}")
+    try:
+        await eventually(lambda: links)
+        yield links[0], peer
+    finally:
+        server.close()
+        links[0].close(1000, "")
+        await peer.close()
+        await links[0].closed()
+
+
+@contextlib.asynccontextmanager
+async def websocket() -> AsyncIterator[tuple[Link, LinkPeer]]:
+    links: list[WebSocketLink] = []
+
+    async def endpoint(websocket: WebSocket) -> None:
+        await websocket.accept()
+        links.append(WebSocketLink(websocket, WIRE))
+        await links[-1].closed()
+
+    async with uvicorn_serving(Starlette(routes=[WebSocketRoute("/ws", endpoint)])) as port:
+        peer = await dial(f"ws://127.0.0.1:{port}/ws")
+        try:
+            await eventually(lambda: links)
+            yield links[0], peer
+        finally:
+            links[0].close(1000, "")
+            await peer.close()
+            await links[0].closed()
+
+
+@contextlib.asynccontextmanager
+async def uvicorn_serving(app: Any) -> AsyncIterator[int]:
+    """Serve an ASGI application on a free port, in this process."""
+    config = uvicorn.Config(
+        app, ws="websockets-sansio", ws_max_size=MAX_FRAME, lifespan="off", log_config=None
+    )
+    config.ws_per_message_deflate = False
+    server = uvicorn.Server(config)
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        task = asyncio.create_task(server.serve([listener]))
+        await eventually(lambda: server.started)
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            server.should_exit = True
+            await task
+
+
+async def test_memory_keeps_the_contract() -> None:
+    await check_link(memory)
+
+
+async def test_tcp_keeps_the_contract() -> None:
+    await check_link(tcp)
+
+
+async def test_websocket_keeps_the_contract() -> None:
+    await check_link(websocket)
+
+
+async def test_a_tcp_line_too_long_comes_cut_and_the_next_one_whole() -> None:
+    async with tcp() as (link, peer):
+        await peer.send(b"x" * (5 * MAX_FRAME))
+        await peer.send(b"next\r")
+        assert len(await link.receive()) == MAX_FRAME + 1
+        assert await link.receive() == b"next"
+
+
+async def test_a_tcp_peer_that_half_closes_is_still_answered() -> None:
+    async with tcp() as (link, peer):
+        await peer.send(b"last words")
+        peer._writer.write_eof()  # type: ignore[attr-defined] # noqa: SLF001 - a half-close
+        assert await link.receive() == b"last words"
+        try:
+            await link.receive()
+        except LinkClosed:
+            link.write(b'"answer"\n')
+        link.close(1000, "")
+        assert await peer.receive() == b'"answer"\n'

@@ -50,7 +50,7 @@ async def tcp() -> AsyncIterator[tuple[Link, LinkPeer]]:
     links: list[TcpLink] = []
 
     def accept() -> TcpLink:
-        links.append(TcpLink(Limits(), WIRE, lambda link, peer: None))
+        links.append(TcpLink(Limits(), WIRE, lambda _link, _peer: None))
         return links[-1]
 
     server = await asyncio.get_running_loop().create_server(accept, "127.0.0.1", 0)

@@ -1,0 +1,257 @@
+"""Fan-out: slow readers, holes, ends, and personal and ephemeral events."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from chatcore import hub
+from chatcore.chat import Chat
+from chatcore.events import Durable, Message
+from chatcore.model import Limits, User
+from chatcore.repository.memory import MemoryRepository
+from chatcore.testing import Transcript, connect, eventually
+
+LIMITS = Limits(messages=None, attempts=None, buffer_bytes=20_000)
+
+
+class CapriciousBus:
+    """A Bus that a test can have lose, hold back and repeat."""
+
+    def __init__(self) -> None:
+        self._delivers: list[Callable[[Sequence[Durable]], None]] = []
+        self.held: list[Sequence[Durable]] | None = None
+
+    def publish(self, batch: Sequence[Durable]) -> None:
+        if self.held is None:
+            self.deliver(batch)
+        else:
+            self.held.append(batch)
+
+    def deliver(self, batch: Sequence[Durable]) -> None:
+        for deliver in self._delivers:
+            deliver(batch)
+
+    def subscribe(self, deliver: Callable[[Sequence[Durable]], None]) -> None:
+        self._delivers.append(deliver)
+
+
+class CountingRepository(MemoryRepository):
+    reads = 0
+
+    def read(self, room: str, after: int, upto: int, limit: int) -> Sequence[Durable]:
+        self.reads += 1
+        return super().read(room, after, upto, limit)
+
+
+@contextlib.asynccontextmanager
+async def room(
+    *names: str, bus: CapriciousBus | None = None, limits: Limits = LIMITS, window: int = 65_536
+) -> AsyncIterator[tuple[Any, ...]]:
+    """A chat, and peers who are in the lobby."""
+    async with contextlib.AsyncExitStack() as stack:
+        repository = CountingRepository()
+        chat = await stack.enter_async_context(
+            Chat(repository, bus=bus, limits=limits, bcrypt_cost=4)
+        )
+        peers: list[Any] = [chat, repository]
+        for name in names:
+            talk, link = await stack.enter_async_context(connect(chat, window=window))
+            await talk.do("register", username=name, password="correct horse")
+            await talk.do("join", room="lobby")
+            peers += [talk, link]
+        yield tuple(peers)
+
+
+async def texts(peer: Transcript, count: int) -> list[str]:
+    return await peer.messages(count)
+
+
+async def test_a_slow_reader_costs_a_bounded_buffer_and_misses_nothing() -> None:
+    async with room("ada", "bob", window=1_000) as (_, repository, ada, _, bob, slow):
+        said = [f"{number} ".ljust(500, "x") for number in range(600)]
+        for text in said:
+            await ada.do("send", room="lobby", content=text)
+            ada.events.clear()
+            assert slow.pending <= LIMITS.buffer_bytes + hub.JOINED_BYTES
+        assert await texts(bob, 600) == said
+        assert repository.reads > 0, "from the log, for memory does not reach so far back"
+
+
+async def test_a_slow_reader_gets_each_event_once_and_is_live_again() -> None:
+    async with room("ada", "bob", window=1_000) as (_, _, ada, _, bob, slow):
+        for number in range(200):
+            await ada.do("send", room="lobby", content=f"{number} ".ljust(500, "x"))
+            ada.events.clear()
+        got = [(await bob.event("message"))["seq"] for _ in range(200)]
+        assert got == [*range(3, 203)]
+        await eventually(lambda: slow.pending == 0)
+        await ada.do("send", room="lobby", content="live")
+        assert await texts(bob, 1) == ["live"]
+
+
+async def test_nothing_more_is_read_from_a_slow_link() -> None:
+    async with room("ada", "bob", window=1_000) as (_, _, ada, _, bob, slow):
+        while slow.pending <= LIMITS.buffer_bytes:
+            await ada.do("send", room="lobby", content="x" * 4_000)
+            ada.events.clear()
+        first = await bob.start("ping")  # the server was waiting for one more
+        second = await bob.start("send", room="lobby", content="from the slow one")
+        for _ in range(20):
+            await asyncio.sleep(0)
+        page = await ada.do("history", room="lobby", limit=1)
+        assert page["messages"][0]["sender"] == "ada"
+        await bob.answer(first)
+        assert "seq" in await bob.answer(second)
+
+
+async def test_a_slow_reader_gets_the_present_state_in_place_of_missed_presence() -> None:
+    async with room("ada", "bob", window=1_000) as (chat, _, ada, _, bob, slow):
+        while slow.pending <= LIMITS.buffer_bytes:
+            await ada.do("send", room="lobby", content="x" * 4_000)
+            ada.events.clear()
+        async with connect(chat) as (cyd, _):
+            await cyd.do("register", username="cyd", password="correct horse")
+            await cyd.do("join", room="lobby")
+            while "cyd" not in (await ada.event("presence"))["online"]:
+                pass
+        seen = await bob.event("presence")
+        while seen["count"] != 3 and seen["online"] != ["ada", "bob"]:
+            seen = await bob.event("presence")
+        assert len(seen["online"]) == seen["count"], "all of them, to replace what was known"
+
+
+async def test_a_lost_batch_is_read_from_the_log() -> None:
+    bus = CapriciousBus()
+    async with room("ada", "bob", bus=bus) as (_, repository, ada, _, bob, _):
+        bus.held = []
+        for number in range(5):
+            await ada.do("send", room="lobby", content=f"lost {number}")
+        bus.held = None
+        await ada.do("send", room="lobby", content="found")
+        assert await texts(bob, 6) == [*(f"lost {number}" for number in range(5)), "found"]
+        assert repository.reads == 1, "once for all"
+
+
+async def test_repeated_and_reordered_batches_come_once_and_in_order() -> None:
+    bus = CapriciousBus()
+    async with room("ada", "bob", bus=bus) as (_, _, ada, _, bob, _):
+        bus.held = []
+        for number in range(8):
+            await ada.do("send", room="lobby", content=str(number))
+        held, bus.held = bus.held, None
+        for batch in [held[3], held[1], held[3], held[0], *reversed(held)]:
+            bus.deliver(batch)
+        assert await texts(bob, 8) == [str(number) for number in range(8)]
+        await ada.do("send", room="lobby", content="end")
+        assert await texts(bob, 1) == ["end"]
+
+
+async def test_a_read_for_a_joiner_stops_at_what_was_announced() -> None:
+    """Else the log overtakes the announcement, and an event comes twice."""
+    bus = CapriciousBus()
+    async with room("ada", "bob", bus=bus) as (chat, _, ada, _, _, _):
+        bus.held = []
+        await ada.do("send", room="lobby", content="committed, not announced")
+        async with connect(chat) as (cyd, _):
+            await cyd.do("login", username="bob", password="correct horse")
+            joined = await cyd.do("join", room="lobby")
+            assert (joined["head"], joined["events"]) == (2, [])
+            held, bus.held = bus.held, None
+            bus.deliver(held[0])
+            assert (await cyd.event("message"))["seq"] == 3
+
+
+async def test_the_reply_comes_before_the_event() -> None:
+    async with room("ada") as (_, _, ada, link):
+        id = await ada.start("send", room="lobby", content="mine")
+        await eventually(lambda: sum(b'"seq":2' in frame for frame in link.frames) == 2)
+        kinds = [frame[2:7] for frame in link.frames if b'"seq":2' in frame]
+        assert kinds == [b"reply", b"event"]
+        await ada.answer(id)
+
+
+async def test_leave_is_the_last_event_for_whoever_left_even_within_a_batch() -> None:
+    async with room("ada", "bob") as (chat, _, ada, _, bob, _):
+        bobs = User("bob", "bob")
+        await asyncio.gather(
+            chat.send(User("ada", "ada"), "lobby", "before"),
+            chat.leave(bobs, "lobby"),
+            chat.send(User("ada", "ada"), "lobby", "after"),
+        )
+        assert await texts(ada, 2) == ["before", "after"]
+        assert await texts(bob, 1) == ["before"]
+        assert (await bob.event("member"))["action"] == "leave"
+        assert (await bob.event("membership"))["change"] == "leave"
+        await bob.do("ping")
+        assert not [event for event in bob.events if event["event"] == "message"]
+
+
+async def test_a_slow_reader_who_left_gets_up_to_the_end_and_nothing_after() -> None:
+    async with room("ada", "bob", window=1_000) as (chat, _, ada, _, bob, slow):
+        while slow.pending <= LIMITS.buffer_bytes:
+            await ada.do("send", room="lobby", content="x" * 4_000)
+        await ada.do("send", room="lobby", content="before")
+        await chat.leave(User("bob", "bob"), "lobby")
+        await ada.do("send", room="lobby", content="after")
+        event = await bob.event("message", "member")
+        while event["event"] != "member":
+            last = event["content"]
+            event = await bob.event("message", "member")
+        assert (last, event["action"]) == ("before", "leave")
+        await bob.do("ping")
+        assert not [event for event in bob.events if event["event"] == "message"]
+
+
+async def test_all_of_a_users_connections_hear_of_a_room() -> None:
+    async with room("ada") as (chat, _, ada, _), connect(chat) as (other, _):
+        await other.do("login", username="ada", password="correct horse")
+        await ada.do("create", room="den", title="The den")
+        told = await other.event("membership")
+        assert told["room"] == {"name": "den", "kind": "public", "title": "The den", "topic": ""}
+        assert (told["change"], told["role"], told["head"], told["unread"]) == (
+            "join",
+            "owner",
+            1,
+            0,
+        )
+
+
+async def test_presence_is_of_people_not_of_connections() -> None:
+    async with room("ada", "bob") as (chat, _, ada, _, _, link):
+        while "bob" not in (await ada.event("presence"))["online"]:
+            pass
+        async with connect(chat) as (other, _):
+            await other.do("login", username="bob", password="correct horse")
+            await other.do("join", room="lobby")
+            link.hang_up()
+            await eventually(lambda: len(chat.roster) == 2)
+            assert (await ada.do("who", room="lobby"))["online"] == ["ada", "bob"]
+        while (seen := await ada.event("presence"))["offline"] != ["bob"]:
+            pass
+        assert seen["count"] == 1
+
+
+async def test_a_position_that_the_log_has_let_go_of_is_told() -> None:
+    """As retention will: the log's beginning is gone when a slow reader comes to it."""
+    async with room("ada", "bob", window=1_000) as (_, repository, ada, _, bob, slow):
+        while slow.pending <= LIMITS.buffer_bytes:
+            await ada.do("send", room="lobby", content="x" * 4_000)
+        for _ in range(hub.TAIL + 10):
+            await ada.do("send", room="lobby", content="more")
+            ada.events.clear()
+        log = repository._logs["lobby"]  # noqa: SLF001 - no method removes events yet
+        now = datetime(2026, 1, 1, tzinfo=UTC)
+        repository.read = lambda *_: [Message("lobby", log.head, "ada", now, "more")]
+        assert (await bob.goodbye())["code"] == 4004
+
+
+@pytest.mark.parametrize("size", [1, 3])
+async def test_a_feed_lives_as_long_as_someone_listens(size: int) -> None:
+    async with room(*("ada", "bob", "cyd")[:size]) as (chat, *_):
+        assert list(chat.hub._feeds) == ["lobby"]  # noqa: SLF001 - memory is what is tested
+    assert not chat._hub._feeds  # noqa: SLF001 - as above

@@ -1,0 +1,249 @@
+"""Order and durability: group commit, answers before news, and what a failure costs."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+
+import pytest
+from chatcore.errors import (
+    ChatError,
+    NotMember,
+    OutcomeUnknown,
+    StorageFull,
+    Unavailable,
+)
+from chatcore.events import Message, Stored
+from chatcore.journal import Journal
+from chatcore.model import Draft, Room, User, utcnow
+from chatcore.ports import Outcome
+from chatcore.repository.memory import MemoryRepository
+from chatcore.testing import eventually
+
+LOBBY = Room("lobby")
+JOIN = {"username": "ada", "action": "join", "role": "member"}
+
+
+class Scripted(MemoryRepository):
+    """A repository that stops before a batch until it is let go, and fails on a script."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_user(User("ada", "Ada"), None)
+        self.add_room(LOBBY)
+        self.batches: list[int] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.script: list[Callable[[Sequence[Draft]], Sequence[Outcome]]] = []
+        self.unreachable = 0
+
+    def append(self, drafts: Sequence[Draft]) -> Sequence[Outcome]:
+        self.batches.append(len(drafts))
+        self.gate.wait()
+        if self.script:
+            return self.script.pop(0)(drafts)
+        return super().append(drafts)
+
+    def stored(self, drafts: Sequence[Draft], outcomes: Sequence[Outcome]) -> Sequence[bool]:
+        if self.unreachable:
+            self.unreachable -= 1
+            raise Unavailable("no answer")
+        return super().stored(drafts, outcomes)
+
+    def really_append(self, drafts: Sequence[Draft]) -> Sequence[Outcome]:
+        return super().append(drafts)
+
+
+class Desk:
+    """A journal, and all that it said, in the order in which it said it."""
+
+    def __init__(self, repository: Scripted, *, batch: int = 1000) -> None:
+        self.said: list[str] = []
+        self.outcomes: list[Outcome] = []
+        self.journal = Journal(repository, self._publish, batch=batch)
+        self.append("member", JOIN)
+
+    def _publish(self, batch: Sequence[tuple[Draft, Stored]]) -> None:
+        self.said.append("published " + " ".join(str(stored.event.seq) for _, stored in batch))
+
+    def append(self, kind: str, body: dict[str, object]) -> None:
+        def done(outcome: Outcome) -> None:
+            self.outcomes.append(outcome)
+            if isinstance(outcome, Stored):
+                self.said.append(f"answered {outcome.event.seq}")
+            else:
+                assert isinstance(outcome, ChatError)
+                self.said.append(f"answered {outcome.code}")
+
+        self.journal.append(
+            Draft(room=LOBBY, sender="ada", kind=kind, body=body, timestamp=utcnow()), done
+        )
+
+    def send(self, *texts: str) -> None:
+        for text in texts:
+            self.append("message", {"content": text})
+
+    async def settled(self, count: int) -> None:
+        await eventually(lambda: len(self.outcomes) >= count)
+
+
+async def test_what_queued_while_a_commit_ran_goes_into_the_next() -> None:
+    repository = Scripted()
+    repository.gate.clear()
+    desk = Desk(repository)
+    await eventually(lambda: repository.batches == [1])
+    desk.send("a", "b", "c")
+    repository.gate.set()
+    await desk.settled(4)
+    assert repository.batches == [1, 3]
+    assert desk.said == [
+        "answered 1",
+        "published 1",
+        "answered 2",
+        "answered 3",
+        "answered 4",
+        "published 2 3 4",
+    ]
+    await desk.journal.close()
+
+
+async def test_a_batch_has_a_limit() -> None:
+    repository = Scripted()
+    repository.gate.clear()
+    desk = Desk(repository, batch=2)
+    await eventually(lambda: repository.batches == [1])
+    desk.send("a", "b", "c")
+    repository.gate.set()
+    await desk.settled(4)
+    assert repository.batches == [1, 2, 1]
+    await desk.journal.close()
+
+
+async def test_other_writes_keep_their_turn() -> None:
+    repository = Scripted()
+    desk = Desk(repository)
+    desk.send("before")
+    head = desk.journal.write(lambda: repository.head("lobby", 0)[1])
+    waiting = asyncio.ensure_future(head)
+    await asyncio.sleep(0)
+    desk.send("after")
+    assert await waiting == 2
+    await desk.journal.close()
+    assert repository.head("lobby", 0)[1] == 3
+
+
+async def test_a_refused_write_raises_where_it_was_asked() -> None:
+    desk = Desk(Scripted())
+
+    def refuse() -> None:
+        raise StorageFull("full")
+
+    with pytest.raises(StorageFull):
+        await desk.journal.write(refuse)
+    await desk.journal.close()
+
+
+async def test_close_commits_all_that_is_queued_and_then_refuses() -> None:
+    repository = Scripted()
+    repository.gate.clear()
+    desk = Desk(repository)
+    await eventually(lambda: repository.batches == [1])
+    desk.send(*"abcdefghij")
+    closing = asyncio.ensure_future(desk.journal.close())
+    await asyncio.sleep(0)
+    desk.send("too late")
+    assert desk.said == ["answered unavailable"]
+    repository.gate.set()
+    await closing
+    assert desk.said[-1] == "published " + " ".join(str(seq) for seq in range(2, 12))
+    with pytest.raises(Unavailable):
+        await desk.journal.write(lambda: None)
+    await desk.journal.close()
+
+
+async def test_a_failed_commit_fails_its_drafts_and_the_next_starts_clean() -> None:
+    repository = Scripted()
+
+    def full(drafts: Sequence[Draft]) -> Sequence[Outcome]:
+        raise StorageFull("full")
+
+    desk = Desk(repository)
+    await desk.settled(1)
+    repository.script = [full]
+    desk.send("lost")
+    await desk.settled(2)
+    desk.send("kept")
+    await desk.settled(3)
+    assert desk.said[2:] == ["answered storage_full", "answered 2", "published 2"]
+    await desk.journal.close()
+
+
+@pytest.mark.parametrize("happened", [True, False])
+async def test_a_commit_whose_outcome_is_unknown_is_looked_up(happened: bool) -> None:
+    repository = Scripted()
+
+    def unknown(drafts: Sequence[Draft]) -> Sequence[Outcome]:
+        if happened:
+            outcomes = repository.really_append(drafts)
+        else:
+            events = [Message("lobby", 2, "ada", draft.timestamp, "?") for draft in drafts]
+            outcomes = [Stored(event, 1, 1) for event in events]
+        repository.unreachable = 2
+        raise OutcomeUnknown(outcomes, Unavailable("no answer to COMMIT"))
+
+    desk = Desk(repository)
+    await desk.settled(1)
+    repository.script = [unknown]
+    desk.send("perhaps")
+    await desk.settled(2)
+    expected = ["answered 2", "published 2"] if happened else ["answered unavailable"]
+    assert desk.said[2:] == expected
+    desk.send("after")
+    await desk.settled(3)
+    assert repository.head("lobby", 0)[1] == (3 if happened else 2)
+    await desk.journal.close()
+
+
+async def test_where_the_log_cannot_be_asked_closing_does_not_wait_for_ever() -> None:
+    repository = Scripted()
+    desk = Desk(repository)
+    await desk.settled(1)
+
+    def unknown(drafts: Sequence[Draft]) -> Sequence[Outcome]:
+        repository.unreachable = 1_000_000
+        outcomes = [NotMember("never mind")] * len(drafts)
+        raise OutcomeUnknown(outcomes, Unavailable("no answer to COMMIT"))
+
+    repository.script = [unknown]
+    desk.send("perhaps")
+    await eventually(lambda: repository.unreachable)
+    await desk.journal.close()
+    assert desk.said[2:] == ["answered unavailable"]
+
+
+async def test_a_writer_that_dies_answers_everyone_and_says_of_what(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    repository = Scripted()
+    desk = Desk(repository)
+    await desk.settled(1)
+
+    def defect(drafts: Sequence[Draft]) -> Sequence[Outcome]:
+        raise ZeroDivisionError("a defect")
+
+    repository.script = [defect]
+    repository.gate.clear()
+    desk.send("in the batch")
+    await eventually(lambda: len(repository.batches) == 2)
+    desk.send("waiting")
+    write = asyncio.ensure_future(desk.journal.write(lambda: None))
+    await asyncio.sleep(0)
+    repository.gate.set()
+    assert isinstance(await desk.journal.died, ZeroDivisionError)
+    desk.send("later")
+    assert desk.said[2:] == ["answered unavailable"] * 3
+    with pytest.raises(Unavailable):
+        await write
+    assert [record.levelname for record in caplog.records] == ["CRITICAL"]
+    await desk.journal.close()

@@ -1,0 +1,90 @@
+"""Which commands are legal, for nobody and for somebody."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+
+from chatcore.commands import (
+    Command,
+    Create,
+    History,
+    Join,
+    Leave,
+    Login,
+    Logout,
+    Members,
+    Ping,
+    Register,
+    Rooms,
+    Send,
+    Who,
+)
+from chatcore.errors import ChatError, Conflict, Unauthenticated
+from chatcore.model import User
+from chatcore.session import Session
+
+ADA = User("ada", "Ada")
+
+LEGAL: list[tuple[Command, type[ChatError] | None, type[ChatError] | None]] = [
+    # command                     nobody           somebody
+    (Ping(), None, None),
+    (Login(token="cc_x"), None, None),  # whose it is, only the accounts know
+    (Register("ada", "secret"), None, Conflict),
+    (Logout(), Unauthenticated, None),
+    (Rooms(), Unauthenticated, None),
+    (Create("den"), Unauthenticated, None),
+    (Join("den"), Unauthenticated, None),
+    (Leave("den"), Unauthenticated, None),
+    (Send("den", "hi"), Unauthenticated, None),
+    (History("den"), Unauthenticated, None),
+    (Who("den"), Unauthenticated, None),
+    (Members("den"), Unauthenticated, None),
+]
+
+
+def verdict(session: Session, command: Command) -> type[ChatError] | None:
+    try:
+        session.admit(command)
+    except ChatError as error:
+        return type(error)
+    return None
+
+
+@pytest.mark.parametrize(("command", "nobody", "somebody"), LEGAL)
+def test_a_command_is_legal_for_nobody_or_for_somebody(
+    command: Command, nobody: type[ChatError] | None, somebody: type[ChatError] | None
+) -> None:
+    assert (nobody, somebody) == (verdict(Session(), command), verdict(Session(ADA), command))
+
+
+def test_the_table_has_every_command() -> None:
+    assert set(get_args(Command)) == {type(command) for command, _, _ in LEGAL}
+
+
+def test_the_actor_is_who_logged_in() -> None:
+    session = Session()
+    with pytest.raises(Unauthenticated, match="Log in or register first"):
+        session.actor()
+    session.user = ADA
+    assert session.actor() == ADA
+
+
+def test_who_is_somebody_is_told_who() -> None:
+    with pytest.raises(Conflict, match="Logged in as ada"):
+        Session(ADA).admit(Register("bob", "secret"))
+
+
+def test_the_fifth_malformed_frame_in_a_row_is_one_too_many() -> None:
+    session = Session()
+    assert [session.malformed() for _ in range(5)] == [False, False, False, False, True]
+
+
+def test_any_command_starts_the_count_again_legal_or_not() -> None:
+    for command in (Ping(), Send("den", "hi")):
+        session = Session()
+        for _ in range(4):
+            session.malformed()
+        verdict(session, command)
+        assert [session.malformed() for _ in range(5)] == [False, False, False, False, True]

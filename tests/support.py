@@ -62,19 +62,18 @@ async def start_server(
     database: str | Path = "memory:",
     *options: str,
     transports: Sequence[str] = ("ws", "tcp"),
-    cwd: Path | None = None,
+    script: str | None = None,
 ) -> ServerProcess:
-    """Start chat-serve and wait until it listens."""
+    """Start chat-serve, or a script that ends in it, and wait until it listens."""
     if isinstance(database, Path):
         database = f"sqlite:///{database}"
     doors = [part for transport in transports for part in ("--transport", transport)]
     process = await asyncio.create_subprocess_exec(
-        *CHAT_SERVE,
+        *([sys.executable, "-c", script] if script else CHAT_SERVE),
         *doors,
         *("--port", "0", "--tcp-port", "0", "--bcrypt-cost", "4", "--database", database),
         *options,
         stderr=asyncio.subprocess.PIPE,
-        cwd=cwd,
     )
     server = ServerProcess(process)
     try:
@@ -93,9 +92,12 @@ async def stop(server: ServerProcess) -> None:
 
 @contextlib.asynccontextmanager
 async def serving(
-    database: str | Path = "memory:", *options: str, transports: Sequence[str] = ("ws", "tcp")
+    database: str | Path = "memory:",
+    *options: str,
+    transports: Sequence[str] = ("ws", "tcp"),
+    script: str | None = None,
 ) -> AsyncIterator[ServerProcess]:
-    server = await start_server(database, *options, transports=transports)
+    server = await start_server(database, *options, transports=transports, script=script)
     try:
         yield server
     finally:
@@ -107,7 +109,7 @@ async def serving(
 async def fails_to_start(*arguments: str) -> tuple[int, str]:
     """Run chat-serve and return its exit status and what it said."""
     process = await asyncio.create_subprocess_exec(
-        *CHAT_SERVE, *arguments, stderr=asyncio.subprocess.PIPE
+        *CHAT_SERVE, *arguments, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
     )
     async with asyncio.timeout(PATIENCE):
         _, said = await process.communicate()

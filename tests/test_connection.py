@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 import pytest
+
 from chatcore.chat import Chat
 from chatcore.errors import LinkClosed
 from chatcore.events import Durable
@@ -117,7 +118,7 @@ async def test_commands_that_are_wrong_now() -> None:
     async with one(Limits(messages=None)) as (_, peer, _):
         await peer.do("register", username="ada", password=PASSWORD)
         await peer.do("join", room="lobby")
-        for code, cmd, fields in [
+        commands: list[tuple[str, str, dict[str, object]]] = [
             ("conflict", "register", {"username": "bob", "password": PASSWORD}),
             ("bad_credentials", "login", {"username": "ada", "password": "wrong horse"}),
             ("bad_credentials", "login", {"token": "cc_no"}),
@@ -134,7 +135,8 @@ async def test_commands_that_are_wrong_now() -> None:
             ("invalid", "create", {"room": "den", "kind": "secret"}),
             ("invalid", "history", {"room": "lobby", "before": 1, "after": 2}),
             ("invalid", "history", {"room": "lobby", "limit": 0}),
-        ]:
+        ]
+        for code, cmd, fields in commands:
             error = (await peer.do(cmd, **fields))["error"]
             assert error["code"] == code, (cmd, fields, error)
         assert (await peer.do("send", room="lobby", content="still here"))["seq"] == 2

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
+
 from chatcore.errors import (
     ChatError,
     NotMember,
@@ -67,7 +68,7 @@ class Desk:
     def _publish(self, batch: Sequence[tuple[Draft, Stored]]) -> None:
         self.said.append("published " + " ".join(str(stored.event.seq) for _, stored in batch))
 
-    def append(self, kind: str, body: dict[str, object]) -> None:
+    def append(self, kind: str, body: Mapping[str, object]) -> None:
         def done(outcome: Outcome) -> None:
             self.outcomes.append(outcome)
             if isinstance(outcome, Stored):
@@ -165,7 +166,7 @@ async def test_close_commits_all_that_is_queued_and_then_refuses() -> None:
 async def test_a_failed_commit_fails_its_drafts_and_the_next_starts_clean() -> None:
     repository = Scripted()
 
-    def full(drafts: Sequence[Draft]) -> Sequence[Outcome]:
+    def full(_: Sequence[Draft]) -> Sequence[Outcome]:
         raise StorageFull("full")
 
     desk = Desk(repository)
@@ -229,7 +230,7 @@ async def test_a_writer_that_dies_answers_everyone_and_says_of_what(
     desk = Desk(repository)
     await desk.settled(1)
 
-    def defect(drafts: Sequence[Draft]) -> Sequence[Outcome]:
+    def defect(_: Sequence[Draft]) -> Sequence[Outcome]:
         raise ZeroDivisionError("a defect")
 
     repository.script = [defect]

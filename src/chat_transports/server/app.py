@@ -18,7 +18,7 @@ from attrs import frozen
 
 import chatcore
 from chat_transports import tcp, websocket
-from chatcore.chat import LINGER_SECONDS, Chat
+from chatcore.chat import Chat
 from chatcore.errors import Unavailable
 from chatcore.model import MAX_FRAME, Limits
 from chatcore.ports import Repository
@@ -118,7 +118,8 @@ async def _open_doors(
         server.close()
     await chat.close()
     if serving is not None:
-        web.should_exit = True
+        # All is said: what a peer has not taken by now it will not.
+        web.should_exit = web.force_exit = True
         await serving
 
 
@@ -143,7 +144,7 @@ class _Web(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 forwarded_allow_ips=options.forwarded_allow_ips,
-                timeout_graceful_shutdown=round(LINGER_SECONDS),
+                timeout_graceful_shutdown=1,
             )
         )
         self.config.load()

@@ -1,0 +1,361 @@
+"""chat-serve as a process: what it says when it cannot start, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import socket
+import sqlite3
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import websockets
+from websockets.asyncio.client import ClientConnection, connect
+
+from chatcore.errors import LinkClosed
+from chatcore.model import MAX_FRAME
+from chatcore.testing import Transcript, eventually
+from tests.support import (
+    PASSWORD,
+    Frames,
+    Lines,
+    ServerProcess,
+    connected,
+    fails_to_start,
+    present,
+    serving,
+    start_server,
+    stop,
+)
+
+
+def one_sentence(said: str) -> str:
+    """Return what was said, which has to be one line and no traceback."""
+    lines = [line for line in said.splitlines() if line.startswith("Error: ")]
+    assert len(lines) == 1, said
+    assert "Traceback" not in said
+    return lines[0].removeprefix("Error: ")
+
+
+async def test_a_taken_port() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, said = await fails_to_start("--port", str(port), "--database", "memory:")
+        assert code == 1
+        assert one_sentence(said) == (
+            f"127.0.0.1 port {port} is in use; stop what has it, or choose another (--port)"
+        )
+        code, said = await fails_to_start(
+            *("--transport", "tcp", "--tcp-port", str(port), "--database", "memory:")
+        )
+        assert code == 1
+        assert "(--tcp-port)" in one_sentence(said)
+
+
+async def test_a_host_that_is_not_ours() -> None:
+    code, said = await fails_to_start("--host", "192.0.2.1", "--database", "memory:")
+    assert code == 1
+    assert "cannot be opened" in one_sentence(said)
+
+
+@pytest.mark.parametrize(
+    ("database", "sentence"),
+    [
+        ("sqlite:////proc/chat.db", "Cannot open the database /proc/chat.db: "),
+        ("sqlite:///no/such/folder/chat.db", "Cannot open the database no/such/folder/chat.db: "),
+        ("sqlite:////etc/hostname", "Cannot open the database /etc/hostname: "),
+    ],
+)
+async def test_a_database_that_cannot_be_used(database: str, sentence: str) -> None:
+    code, said = await fails_to_start("--port", "0", "--database", database)
+    assert code == 1
+    assert one_sentence(said).startswith(sentence)
+
+
+async def test_a_database_of_a_newer_version(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    await stop(await start_server(path))
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE chatcore_version SET version_num = '9999'")
+    code, said = await fails_to_start("--port", "0", "--database", f"sqlite:///{path}")
+    assert code == 1
+    assert "newer version of chatcore" in one_sentence(said)
+
+
+async def test_a_second_server_on_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    async with serving(path) as first:
+        code, said = await fails_to_start("--port", "0", "--database", f"sqlite:///{path}")
+        assert code == 1
+        assert one_sentence(said) == (
+            f"Another server (process {first.process.pid}) has the database {path} open;"
+            " stop it first, or name another file"
+        )
+    async with serving(path):  # and where that one was killed, the file is free
+        pass
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--database", "mysql://x"),
+        ("--transport", "pigeon"),
+        ("--port", "99999"),
+        ("--keyfile", __file__),
+        ("--certfile", __file__),
+    ],
+)
+async def test_wrong_options_are_told(arguments: tuple[str, ...]) -> None:
+    code, said = await fails_to_start(*arguments)
+    assert code == 2
+    assert one_sentence(said)
+
+
+async def test_help_and_version() -> None:
+    for option in ("--help", "--version"):
+        code, said = await fails_to_start(option)
+        assert (code, said) == (0, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_drains(number: signal.Signals, tmp_path: Path) -> None:
+    """Everyone hears bye with a way back, the exit status is 0, and nothing is lost."""
+    path = tmp_path / "chat.db"
+    async with serving(path, "--limits", "none") as server:
+        async with (
+            present(server.urls["ws"], "ada") as ada,
+            present(server.urls["tcp"], "bob") as bob,
+            connected(server.urls["ws"]) as nobody,
+        ):
+            asked = [await ada.start("send", room="lobby", content=str(n)) for n in range(200)]
+            answered = [await ada.answer(asked[0])]
+            server.signal(number)
+            for peer in (ada, bob, nobody):
+                bye = await peer.goodbye()
+                assert (bye["code"], bye["reason"], bye["reconnect"]) == (4001, "shutdown", True)
+                assert 0.5 <= bye["retry_after"] <= 2
+            assert await server.exit_code() == 0
+            answered += [ada.answers.pop(id) for id in asked[1:] if id in ada.answers]
+        acknowledged = {answer["seq"] for answer in answered if "seq" in answer}
+        refused = [answer["error"] for answer in answered if "error" in answer]
+        assert all(error["code"] == "unavailable" and error["retryable"] for error in refused)
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            stored = {seq for (seq,) in db.execute("SELECT seq FROM events WHERE kind='message'")}
+        assert acknowledged
+        assert acknowledged <= stored
+        assert server.log[-1].endswith("stopped")
+
+
+@contextlib.asynccontextmanager
+async def stuck_peers(server: ServerProcess) -> AsyncIterator[None]:
+    """On each door somebody for whom more waits than the kernel takes, and who does not read."""
+    async with (
+        present(server.urls["ws"], "ada") as ada,
+        present(server.urls["tcp"], "slow"),
+        present(server.urls["ws"], "slower"),
+    ):
+        for batch in range(100):
+            ids = [
+                await ada.start("send", room="lobby", content=f"{batch} ".ljust(4_000, "x"))
+                for _ in range(50)
+            ]
+            for id in ids:
+                await ada.answer(id)
+            ada.events.clear()
+        yield
+
+
+async def test_those_who_do_not_read_hold_the_drain_up_for_three_seconds() -> None:
+    async with serving("memory:", "--limits", "none") as server, stuck_peers(server):
+        server.signal(signal.SIGTERM)
+        async with asyncio.timeout(5):
+            assert await server.exit_code() == 0
+        assert server.log[-1].endswith("stopped")
+
+
+async def test_a_second_signal_ends_it_now() -> None:
+    async with serving("memory:", "--limits", "none") as server, stuck_peers(server):
+        server.signal(signal.SIGTERM)
+        await eventually(lambda: "stopping" in server.log[-1])
+        server.signal(signal.SIGTERM)
+        assert await server.exit_code() == 128 + signal.SIGTERM
+
+
+async def test_a_journal_that_dies_ends_the_process() -> None:
+    script = """
+from chatcore import MemoryRepository
+from chat_transports.server import cli
+class Broken(MemoryRepository):
+    def append(self, drafts):
+        raise ZeroDivisionError("a defect")
+cli._repository = lambda database: Broken()
+cli.main()
+"""
+    async with serving("memory:", script=script) as server:
+        async with connected(server.urls["ws"]) as ada:
+            await ada.do("register", username="ada", password=PASSWORD)
+            refused = await ada.do("join", room="lobby")
+            assert refused["error"]["code"] == "unavailable"
+            await ada.goodbye()
+        assert await server.exit_code() == 1
+        assert "The journal failed" in server.log[-1]
+        server.log[:] = [line for line in server.log if "Traceback" not in line]  # of the defect
+
+
+async def test_what_was_said_is_there_after_a_restart(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    async with serving(path) as server, present(server.urls["ws"], "ada") as ada:
+        reply = await ada.do("send", room="lobby", content="remember me", txn_id="t1")
+        epoch = (await ada.do("history", room="lobby"))["epoch"]
+    async with serving(path) as server, present(server.urls["tcp"], "ada") as ada:
+        back = await ada.do("join", room="lobby", since={"epoch": epoch, "seq": 1})
+        assert back["recovered"]
+        assert [event["content"] for event in back["events"]] == ["remember me"]
+        again = await ada.do("send", room="lobby", content="remember me", txn_id="t1")
+        assert (again["seq"], again["duplicate"]) == (reply["seq"], True)
+
+
+async def test_limits_none_is_told() -> None:
+    async with serving("memory:", "--limits", "none") as server:
+        assert any("no limits" in line for line in server.log)
+        async with present(server.urls["tcp"], "ada") as ada:
+            assert ada.hello["limits"]["messages"] is None
+            for number in range(30):
+                assert "seq" in await ada.do("send", room="lobby", content=str(number))
+
+
+async def test_tls_on_both_doors(tmp_path: Path) -> None:
+    certificate = tmp_path / "cert.pem"
+    made = await asyncio.create_subprocess_exec(
+        *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"),
+        *("-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"),
+        *("-keyout", str(tmp_path / "key.pem"), "-out", str(certificate)),
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    assert await made.wait() == 0
+    trust = ssl.create_default_context(cafile=str(certificate))
+    options = ("--certfile", str(certificate), "--keyfile", str(tmp_path / "key.pem"))
+    async with serving("memory:", *options) as server:
+        assert server.urls["ws"].startswith("wss://")
+        assert server.urls["tcp"].startswith("tcps://")
+        async with connect(server.urls["ws"], ssl=trust) as websocket:
+            peer = Frames(websocket)
+            talk = Transcript(peer.send, peer.receive)
+            assert "reply" in await talk.do("ping")
+        host, _, port = server.urls["tcp"].removeprefix("tcps://").rpartition(":")
+        lines = Lines(*await asyncio.open_connection(host, int(port), ssl=trust))
+        talk = Transcript(lines.send, lines.receive)
+        assert "reply" in await talk.do("ping")
+        await lines.close()
+
+
+async def test_a_browser_comes_from_the_same_origin_or_an_allowed_one() -> None:
+    async with serving("memory:", "--allow-origin", "https://example.org") as server:
+        url = server.urls["ws"]
+        here = url.replace("ws://", "http://").removesuffix("/ws")
+        for origin in (here, "https://example.org"):
+            async with connect(url, origin=websockets.Origin(origin)):
+                pass
+        for origin in ("https://evil.example", here.replace("http:", "https:"), "null"):
+            with pytest.raises(websockets.InvalidStatus) as refused:
+                await connect(url, origin=websockets.Origin(origin))
+            assert refused.value.response.status_code == 403
+            assert b"origin" in refused.value.response.body
+
+
+async def test_a_token_in_the_header_or_the_subprotocols() -> None:
+    async with serving() as server:
+        url = server.urls["ws"]
+        async with connected(url) as peer:
+            token = (await peer.do("register", username="ada", password=PASSWORD))["token"]
+        async with connect(url, additional_headers={"Authorization": f"Bearer {token}"}) as socket_:
+            assert '"username":"ada"' in str(await socket_.recv())
+        subprotocols = [websockets.Subprotocol(each) for each in ("chat.v1", f"bearer.{token}")]
+        async with connect(url, subprotocols=subprotocols) as socket_:
+            assert socket_.subprotocol == "chat.v1"
+            assert '"username":"ada"' in str(await socket_.recv())
+        async with connect(url) as socket_:
+            assert socket_.subprotocol is None, "one that offers none is served the same"
+            assert '"hello"' in str(await socket_.recv())
+
+
+async def test_frames_that_are_no_text_or_too_big_close_the_websocket() -> None:
+    async with serving() as server:
+        for message, code in ((b"binary", 4505), ("x" * (MAX_FRAME + 1), 1009)):
+            async with connect(server.urls["ws"], compression=None) as socket_:
+                await socket_.recv()
+                with contextlib.suppress(websockets.ConnectionClosed):
+                    await socket_.send(message)
+                with pytest.raises(websockets.ConnectionClosed) as closed:
+                    await _read_on(socket_)
+                assert closed.value.rcvd is not None
+                assert closed.value.rcvd.code == code
+        async with connect(server.urls["ws"]) as socket_:
+            await socket_.recv()
+            assert socket_.protocol.extensions == [], "no deflate, though it was offered"
+            socket_.transport.write(b"\x81\x82\0\0\0\0\xff\xfe")  # text that is not UTF-8
+            with pytest.raises(websockets.ConnectionClosed):
+                await _read_on(socket_)
+        async with connected(server.urls["ws"]) as peer:
+            assert "reply" in await peer.do("ping")
+
+
+async def _read_on(websocket: ClientConnection) -> None:
+    while True:
+        await websocket.recv()
+
+
+async def test_bad_frames_through_both_doors() -> None:
+    async with serving() as server:
+        for door in ("ws", "tcp"):
+            async with connected(server.urls[door]) as peer:
+                for frame in (b"{", b"[1]", b'{"cmd":"?"}', b'{"cmd":"ping","id":[]}'):
+                    await peer.raw(frame)
+                    assert "error" in await peer.answer(None)
+                await peer.raw(b'{"cmd":"ping","id":1,"x":"' + b"x" * 200_000 + b'"}')
+                assert (await peer.answer(1))["error"]["code"] == "too_large"
+                assert "reply" in await peer.do("ping")
+                for _ in range(5):
+                    await peer.raw(b"nonsense")
+                assert (await peer.goodbye())["code"] == 4505
+                with pytest.raises(LinkClosed):
+                    await peer.do("ping")
+        assert all(re.search(r" (INFO|WARNING) ", line) for line in server.log)
+
+
+async def test_a_line_beyond_all_bounds_is_skipped_in_bounded_memory() -> None:
+    async with serving() as server, connected(server.urls["tcp"]) as peer:
+        await peer.do("ping")
+        before = _resident(server.process.pid)
+        await peer.raw(b"x" * (64 * MAX_FRAME))
+        assert (await peer.answer(None))["error"]["code"] == "too_large"
+        assert "reply" in await peer.do("ping")
+        assert _resident(server.process.pid) - before < 16 * MAX_FRAME
+
+
+def _resident(pid: int) -> int:
+    """Bytes of memory that a process has."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+async def test_a_reader_that_stops_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    async with (
+        serving(tmp_path / "chat.db", "--limits", "none") as server,
+        present(server.urls["tcp"], "ada") as ada,
+        present(server.urls["ws"], "bob") as bob,
+        present(server.urls["tcp"], "slow") as slow,
+    ):
+        said = [f"{number} ".ljust(3_000, "x") for number in range(1_500)]
+        sending = [await ada.start("send", room="lobby", content=text) for text in said[:50]]
+        for text in said[50:]:
+            await ada.answer(sending.pop(0))
+            sending.append(await ada.start("send", room="lobby", content=text))
+            ada.events.clear()
+        assert await bob.messages(len(said)) == said
+        assert _resident(server.process.pid) < 200 * 2**20
+        assert await slow.messages(len(said)) == said

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from chatcore import hub
+from chatcore import feed, hub
 from chatcore.chat import Chat
 from chatcore.events import Durable, Message
 from chatcore.model import Limits, User
@@ -241,7 +241,7 @@ async def test_a_position_that_the_log_has_let_go_of_is_told() -> None:
     async with room("ada", "bob", window=1_000) as (_, repository, ada, _, bob, slow):
         while slow.pending <= LIMITS.buffer_bytes:
             await ada.do("send", room="lobby", content="x" * 4_000)
-        for _ in range(hub.TAIL + 10):
+        for _ in range(feed.TAIL + 10):
             await ada.do("send", room="lobby", content="more")
             ada.events.clear()
         log = repository._logs["lobby"]  # noqa: SLF001 - no method removes events yet
@@ -254,4 +254,4 @@ async def test_a_position_that_the_log_has_let_go_of_is_told() -> None:
 async def test_a_feed_lives_as_long_as_someone_listens(size: int) -> None:
     async with room(*("ada", "bob", "cyd")[:size]) as (chat, *_):
         assert list(chat.hub._feeds) == ["lobby"]  # noqa: SLF001 - memory is what is tested
-    assert not chat._hub._feeds  # noqa: SLF001 - as above
+    assert not chat.hub._feeds  # noqa: SLF001 - as above

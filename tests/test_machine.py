@@ -12,15 +12,16 @@ from typing import Any
 
 import hypothesis.strategies as st
 from attrs import define, field
-from chatcore import hub
+from hypothesis import note
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from chatcore import feed
 from chatcore.chat import Chat
 from chatcore.model import LOBBY, Limits
 from chatcore.ports import Repository
 from chatcore.repository.memory import MemoryRepository
 from chatcore.repository.sql import SqliteRepository
 from chatcore.testing import Transcript, connect
-from hypothesis import note
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 ROOMS = (LOBBY, "den")
 USERS = ("ada", "bob", "cyd")
@@ -87,7 +88,7 @@ class Machine(RuleBasedStateMachine):
             self.run(self.compare_at_rest())
             self.run(self.stack.aclose())
         finally:
-            hub.OPENING, hub.TAIL = self.memory
+            feed.OPENING, feed.TAIL = self.memory
             self.loop.close()
             self.directory.cleanup()
 
@@ -97,8 +98,8 @@ class Machine(RuleBasedStateMachine):
 
     async def _start(self) -> None:
         # Little in memory, so that most of what somebody missed is read from the log.
-        self.memory = (hub.OPENING, hub.TAIL)
-        hub.OPENING, hub.TAIL = 4, 10
+        self.memory = (feed.OPENING, feed.TAIL)
+        feed.OPENING, feed.TAIL = 4, 10
         repository = type(self).make(Path(self.directory.name) / "chat.db")
         limits = Limits(messages=None, attempts=None, buffer_bytes=2_000, history=7)
         self.chat = await self.stack.enter_async_context(

@@ -66,7 +66,6 @@ class Passwords:
         self._most = workers + waiting
         self._running = 0
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="chatcore-bcrypt")
-        self._nobodys = b""
 
     async def hash(self, password: str) -> str:
         """Hash a password that `check_password` has passed."""
@@ -96,8 +95,8 @@ class Passwords:
 
     def _verify(self, password: bytes | None, password_hash: str | None) -> bool:
         if password is None or password_hash is None:
-            self._nobodys = self._nobodys or self._hash(b"nobody's")
-            bcrypt.checkpw(b"", self._nobodys)
+            nobodys = bcrypt.gensalt(self._cost) + b"." * 31  # has the form of a hash
+            bcrypt.checkpw(b"", nobodys)
             return False
         try:
             return bcrypt.checkpw(password, password_hash.encode())

@@ -36,30 +36,27 @@ from chatcore.events import (
     Member,
     MembershipChanged,
     MembersReply,
-    Message,
     RoomsReply,
     SendReply,
     Stored,
     WhoReply,
 )
-from chatcore.hub import Feed, Hub, Listener
+from chatcore.feed import Listener
+from chatcore.hub import Hub
 from chatcore.journal import Journal
-from chatcore.model import LOBBY, MAX_FRAME, Credentials, Draft, Limits, Membership, Room, User
+from chatcore.model import LOBBY, Credentials, Draft, Limits, Membership, Room, User
+from chatcore.pages import Pages
 from chatcore.policy import OpenPolicy, Rates
 from chatcore.ports import Authenticator, Bus, Clock, Outcome, Policy, Repository
 from chatcore.presence import Presence
 from chatcore.roster import Roster
 
-E = TypeVar("E", bound=Durable)
 T = TypeVar("T")
 
 LINGER_SECONDS = 3.0
 """What a connection has, at the end, to take what is on its way to it."""
 ROOMS_CACHED = 10_000
 WHO_NAMED = 1_000
-PAGE_BYTES = MAX_FRAME - 65_536
-"""What a page's events may come to, so that the reply around them is under MAX_FRAME."""
-
 Done: TypeAlias = Callable[[SendReply | LeaveReply | ChatError], None]
 Observer: TypeAlias = Callable[[Durable], object]
 
@@ -141,12 +138,6 @@ class Chat:
         """Whether no new commands are taken any more."""
         return self._state == "closing"
 
-    @property
-    def hub(self) -> Hub:
-        """This node's fan-out, for what stands between a Chat and a link."""
-        self.check_started()
-        return self._hub
-
     def check_started(self) -> None:
         """Raise RuntimeError, in one sentence, outside `async with chat`."""
         if self._state in ("new", "closed"):
@@ -171,8 +162,9 @@ class Chat:
         self._passwords = auth.Passwords(self._bcrypt_cost)
         self._journal = Journal(self._repository, self._publish)
         self._presence = Presence()
-        self._hub = Hub(self._repository, self._read, self._presence, self.limits)
-        self._bus.subscribe(self._hub.deliver)
+        self._pages = Pages(self._repository, self._read, self.wire, self.limits)
+        self.hub = Hub(self._repository, self._read, self._presence, self.limits)
+        self._bus.subscribe(self.hub.deliver)
         self._bus.subscribe(self._observe)
         return self
 
@@ -207,7 +199,7 @@ class Chat:
         self.roster.end(lambda _: True, Close.SHUTDOWN, "shutdown", delays)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.roster.emptied(), LINGER_SECONDS + 0.5)
-        await self._hub.close()
+        await self.hub.close()
         self._passwords.close()
         self._readers.shutdown()
         self._repository.close()
@@ -288,7 +280,8 @@ class Chat:
     async def authenticate(self, credentials: Credentials) -> tuple[User, Token | None] | None:
         """Say who a door has, by the token or by the host's Authenticator; None for nobody yet.
 
-        Raises BadCredentials for a token that is not valid.
+        Raises BadCredentials for a token that is not valid; Invalid or Conflict for a
+        host's user whose name cannot be one here.
         """
         if credentials.token is not None:
             return await self.recognise(credentials.token)
@@ -297,9 +290,10 @@ class Chat:
         user = await self._authenticator.authenticate(credentials)
         if user is None:
             return None
+        user = User(names.username(user.username), user.display_name)
         known = await self._read(self._repository.user, user.username)
-        if known is None:
-            await self._journal.write(self._repository.add_user, user, None)
+        if known is None and not await self._journal.write(self._repository.add_user, user, None):
+            raise Conflict(f"The username {user.username} looks like another's")
         return user, None
 
     async def logout(self, token: Token | None, user: User, *, everywhere: bool = False) -> None:
@@ -327,7 +321,7 @@ class Chat:
         self, user: User, *, after: str | None = None, limit: int | None = None
     ) -> RoomsReply:
         """List the rooms that a user may see, by name."""
-        limit = self._clamp(limit)
+        limit = self._pages.clamp(limit)
         found = await self._read(self._repository.rooms, user.username, after or "", limit + 1)
         return RoomsReply(found[:limit], complete=len(found) <= limit)
 
@@ -380,12 +374,10 @@ class Chat:
                 membership = await self._membership(found, user, feed.head)
                 if membership is None:
                     raise NotMember("You must join the chat first")
-            missed = await self._missed(feed, found, since, membership.head)
+            missed = await self._pages.missed(feed, found.epoch, since, membership.head)
             if missed is None:
                 cursor = membership.head
-                events: Sequence[Durable] = await self._newest(
-                    feed, cursor, min(history, self.limits.history)
-                )
+                events: Sequence[Durable] = await self._pages.newest(feed, cursor, history)
             else:
                 assert since is not None
                 cursor = missed[-1].seq if missed else since.seq
@@ -403,29 +395,6 @@ class Chat:
                 recovered=missed is not None,
                 events=events,
             )
-
-    async def _missed(
-        self, feed: Feed, room: Room, since: commands.Since | None, head: int
-    ) -> Sequence[Durable] | None:
-        """Return the first page after a position, or None where there is no way from it."""
-        if since is None or since.epoch != room.epoch:
-            return None
-        if not max(feed.first - 1, head - self.limits.resume) <= since.seq <= head:
-            return None
-        page = feed.after(since.seq, head, self.limits.history)
-        if page is None:
-            page = await self._read(
-                self._repository.read, room.name, since.seq, head, self.limits.history
-            )
-        return self._fit(page)
-
-    async def _newest(self, feed: Feed, upto: int, limit: int) -> Sequence[Message]:
-        newest = feed.newest(upto, limit)
-        if newest is None:
-            newest = await self._read(
-                self._repository.messages, feed.room, 0, upto + 1, limit, newest=True
-            )
-        return self._fit(newest, keep_last=True)
 
     async def leave(self, user: User, room: str) -> None:
         """End a membership.  Raises NotFound, NotMember, Unavailable."""
@@ -522,35 +491,10 @@ class Chat:
         """
         command = commands.History(room, before, after, around, limit)
         found = await self._readable(user, command)
-        limit = self._clamp(limit)
         async with self.hub.feed(found.name) as feed:
             head = feed.head
-
-            async def page(above: int, below: int, most: int, newest: bool) -> list[Message]:
-                """One more than asked for tells whether there are more."""
-                below = min(below, head + 1)
-                read = self._repository.messages
-                return [*await self._read(read, found.name, above, below, most, newest=newest)]
-
-            if around is not None:
-                half = max(1, limit // 2)
-                older = await page(0, around, half + 1, newest=True)
-                newer = await page(around - 1, head + 1, limit - half + 1, newest=False)
-                complete = len(older) <= half and len(newer) <= limit - half
-                messages = older[-half:] + newer[: limit - half]
-            elif after is not None:
-                messages = await page(after, head + 1, limit + 1, newest=False)
-                complete = len(messages) <= limit
-                messages = messages[:limit]
-            else:
-                edge = head + 1 if before is None else before
-                messages = await page(0, edge, limit + 1, newest=True)
-                complete = len(messages) <= limit
-                messages = messages[-limit:]
-            fitting = self._fit(messages, keep_last=after is None)
-            return HistoryReply(
-                fitting, found.epoch, feed.first, head, complete and len(fitting) == len(messages)
-            )
+            messages, complete = await self._pages.history(feed, head, command)
+            return HistoryReply(messages, found.epoch, feed.first, head, complete)
 
     # People.
 
@@ -565,7 +509,7 @@ class Chat:
     ) -> MembersReply:
         """List a room's members, by username."""
         found = await self._readable(user, commands.Members(room, after, limit))
-        limit = self._clamp(limit)
+        limit = self._pages.clamp(limit)
         listed = await self._read(self._repository.members, found.name, after or "", limit + 1)
         return MembersReply(listed[:limit], complete=len(listed) <= limit)
 
@@ -596,7 +540,7 @@ class Chat:
             match stored.event:
                 case Member(username=username, action=action, role=role, seq=seq):
                     read = 0 if role is None else seq
-                    self._hub.tell(
+                    self.hub.tell(
                         username,
                         MembershipChanged(
                             draft.room, action, role, draft.room.epoch, stored.first, seq, read, 0
@@ -653,22 +597,6 @@ class Chat:
 
     async def _membership(self, room: Room, user: User, upto: int | None) -> Membership | None:
         return await self._read(self._repository.membership, room.name, user.username, upto)
-
-    def _clamp(self, limit: int | None) -> int:
-        if limit is None:
-            return min(50, self.limits.history)
-        return max(1, min(limit, self.limits.history))
-
-    def _fit(self, page: Sequence[E], *, keep_last: bool = False) -> Sequence[E]:
-        """Cut a page, at the end that comes later to its reader, to what one frame may carry."""
-        room = PAGE_BYTES
-        ordered = list(reversed(page)) if keep_last else list(page)
-        for index, event in enumerate(ordered):
-            room -= len(self.wire.encode(event))
-            if room < 0:
-                ordered = ordered[:index]
-                break
-        return ordered[::-1] if keep_last else ordered
 
     def _now(self) -> datetime:
         """The clock, to the millisecond that the log keeps."""

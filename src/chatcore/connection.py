@@ -15,7 +15,6 @@ from chatcore.chat import Chat, Token
 from chatcore.codec import COMMANDS, PROTOCOL
 from chatcore.commands import Request, RequestId
 from chatcore.errors import (
-    BadCredentials,
     ChatError,
     Conflict,
     Internal,
@@ -25,7 +24,7 @@ from chatcore.errors import (
     Unavailable,
 )
 from chatcore.events import Close, Reply
-from chatcore.hub import Listener
+from chatcore.feed import Listener
 from chatcore.model import Credentials, Membership, User
 from chatcore.ports import Link
 from chatcore.session import Session
@@ -125,11 +124,11 @@ class _Connection:
         except RateLimited as error:
             self.end(Close.TOO_MANY_CONNECTIONS, error.message, 5.0)
             return
-        except BadCredentials as error:
-            self.end(Close.BAD_TOKEN, error.message)
-            return
         except Unavailable as error:
             self.end(Close.SHUTDOWN, error.message, 1.0)
+            return
+        except ChatError as error:
+            self.end(Close.BAD_TOKEN, error.message)
             return
         hello = events.Hello(
             PROTOCOL, self._server, COMMANDS, limits.ping, limits, self.user, rooms

@@ -1,0 +1,104 @@
+"""Pages of a room's log: from memory where it reaches, cut to what one frame may carry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from chatcore.commands import History, Since
+from chatcore.events import Durable, Message
+from chatcore.feed import Feed, OffLoop
+from chatcore.model import MAX_FRAME, Limits
+from chatcore.ports import Repository, Wire
+
+E = TypeVar("E", bound=Durable)
+
+PAGE_BYTES = MAX_FRAME - 65_536
+"""What a page's events may come to, so that the reply around them is under MAX_FRAME."""
+
+_CHARACTER_BYTES = 4
+_EVENT_BYTES = 1_000
+"""More than an event has beside its content: names, a number, a timestamp."""
+
+
+class Pages:
+    """Reads on behalf of one who may read.  None goes beyond the feed's announced head."""
+
+    def __init__(
+        self, repository: Repository, off_loop: OffLoop, wire: Wire, limits: Limits
+    ) -> None:
+        self._repository = repository
+        self._off_loop = off_loop
+        self._wire = wire
+        self._limits = limits
+
+    def clamp(self, limit: int | None) -> int:
+        """Return how many of something a page has, for what was asked."""
+        if limit is None:
+            return min(50, self._limits.history)
+        return max(1, min(limit, self._limits.history))
+
+    async def missed(
+        self, feed: Feed, epoch: str, since: Since | None, head: int
+    ) -> Sequence[Durable] | None:
+        """Return the first page after a position, or None where there is no way from it."""
+        if since is None or since.epoch != epoch:
+            return None
+        if not max(feed.first - 1, head - self._limits.resume) <= since.seq <= head:
+            return None
+        page = feed.after(since.seq, head, self._limits.history)
+        if page is None:
+            page = await self._off_loop(
+                self._repository.read, feed.room, since.seq, head, self._limits.history
+            )
+        return self._fit(page)
+
+    async def newest(self, feed: Feed, head: int, limit: int) -> Sequence[Message]:
+        """Return the newest messages up to a head."""
+        limit = min(limit, self._limits.history)
+        page = feed.newest(head, limit)
+        if page is None:
+            page = await self._messages(feed, 0, head + 1, limit, newest=True)
+        return self._fit(page, keep_last=True)
+
+    async def history(
+        self, feed: Feed, head: int, asked: History
+    ) -> tuple[Sequence[Message], bool]:
+        """Return a page of messages, and whether there are no more in the direction asked for."""
+        limit = self.clamp(asked.limit)
+        # One more than is wanted tells whether there are more.
+        if asked.around is not None:
+            older, newer = limit // 2, limit - limit // 2
+            before = await self._messages(feed, 0, asked.around, older + 1, newest=True)
+            after = await self._messages(feed, asked.around - 1, head + 1, newer + 1, newest=False)
+            page = [*before[max(0, len(before) - older) :], *after[:newer]]
+            complete = len(before) <= older and len(after) <= newer
+        elif asked.after is not None:
+            found = await self._messages(feed, asked.after, head + 1, limit + 1, newest=False)
+            page, complete = [*found[:limit]], len(found) <= limit
+        else:
+            edge = head + 1 if asked.before is None else min(asked.before, head + 1)
+            found = await self._messages(feed, 0, edge, limit + 1, newest=True)
+            page, complete = [*found[-limit:]], len(found) <= limit
+        fitting = self._fit(page, keep_last=asked.after is None)
+        return fitting, complete and len(fitting) == len(page)
+
+    async def _messages(
+        self, feed: Feed, after: int, before: int, limit: int, *, newest: bool
+    ) -> Sequence[Message]:
+        return await self._off_loop(
+            self._repository.messages, feed.room, after, before, limit, newest=newest
+        )
+
+    def _fit(self, page: Sequence[E], *, keep_last: bool = False) -> Sequence[E]:
+        """Cut a page to PAGE_BYTES, at its end, or at its beginning to keep the last."""
+        characters = sum(len(event.content) for event in page if isinstance(event, Message))
+        if characters * _CHARACTER_BYTES + len(page) * _EVENT_BYTES <= PAGE_BYTES:
+            return page  # surely, and nearly always
+        left, kept = PAGE_BYTES, 0
+        for event in reversed(page) if keep_last else page:
+            left -= len(self._wire.encode(event))
+            if left < 0:
+                break
+            kept += 1
+        return page[len(page) - kept :] if keep_last else page[:kept]

@@ -255,3 +255,18 @@ async def test_a_feed_lives_as_long_as_someone_listens(size: int) -> None:
     async with room(*("ada", "bob", "cyd")[:size]) as (chat, *_):
         assert list(chat.hub._feeds) == ["lobby"]  # noqa: SLF001 - memory is what is tested
     assert not chat.hub._feeds  # noqa: SLF001 - as above
+
+
+async def test_who_joins_behind_a_hole_has_their_own_joining_in_the_head() -> None:
+    """Another process appended, and nobody told this one."""
+    bus = CapriciousBus()
+    async with room("ada", "bob", bus=bus) as (chat, repository, ada, _, _, _):
+        bus.held = []
+        await ada.do("send", room="lobby", content="unheard of")
+        bus.held = None
+        async with connect(chat) as (cyd, _):
+            await cyd.do("register", username="cyd", password="correct horse")
+            joined = await cyd.do("join", room="lobby")
+            assert (joined["head"], repository.reads) == (4, 1)
+            assert [event["content"] for event in joined["events"]] == ["unheard of"]
+        assert [(await ada.event("message", "member"))["seq"] for _ in range(3)] == [2, 3, 4]

@@ -370,7 +370,8 @@ class Chat:
                 if found.kind != "public":
                     raise NotFound("There is no such room")
                 with contextlib.suppress(Conflict):  # joined on another connection, just before
-                    await self._append(self._membership_draft(user, found, "join", "member"))
+                    draft = self._membership_draft(user, found, "join", "member")
+                    await self.hub.reach(feed, await self._append(draft))
                 membership = await self._membership(found, user, feed.head)
                 if membership is None:
                     raise NotMember("You must join the chat first")
@@ -562,11 +563,12 @@ class Chat:
             creates=creates,
         )
 
-    async def _append(self, draft: Draft) -> None:
-        """Append one draft and wait for its commit."""
+    async def _append(self, draft: Draft) -> int:
+        """Append one draft, wait for its commit, and return its seq."""
         answer: _Answer[Stored | Duplicate] = _Answer()
         self._journal.append(draft, answer.settle)
-        await answer.wait()
+        outcome = await answer.wait()
+        return outcome.event.seq if isinstance(outcome, Stored) else outcome.seq
 
     async def _room(self, name: str) -> Room:
         """Find a room by any spelling of its name.  Raises NotFound."""

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 from attrs import define, field
 
 from chatcore.events import Close, Durable, MembershipChanged, Message
-from chatcore.ports import Link
+from chatcore.ports import Link, Wire
 
 T = TypeVar("T")
 
@@ -70,6 +70,12 @@ class Feed:
     opened: asyncio.Task[None] | None = None
     ended: dict[str, int] = field(factory=dict)
     """Whose membership ended at which seq, while somebody is about to subscribe."""
+    awaited: list[asyncio.Event] = field(factory=list)
+    """Set each time the head has moved."""
+
+    def wires(self) -> set[Wire]:
+        """Return how those who listen want events spelled."""
+        return {subscription.listener.link.wire for subscription in self.subscriptions}
 
     def after(self, cursor: int, upto: int, limit: int) -> Sequence[Durable] | None:
         """Return events with cursor < seq <= upto from memory; None where it does not reach."""

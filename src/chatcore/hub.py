@@ -19,7 +19,7 @@ from typing import Protocol
 
 from chatcore import events
 from chatcore.errors import ChatError, NotMember
-from chatcore.events import Close, Durable, Event, Member, MembershipChanged
+from chatcore.events import Close, Durable, Member, MembershipChanged
 from chatcore.feed import OPENING, Feed, Listener, OffLoop, Subscription
 from chatcore.model import Limits
 from chatcore.ports import Link, Repository
@@ -163,7 +163,10 @@ class Hub:
             self._attendance.enter(feed.room, listener.username)
             self._tell_presence_soon()
         subscription.end = None
-        self._fall_behind(subscription, cursor)
+        if cursor == feed.head and not subscription.missed:
+            subscription.cursor = None
+        else:
+            self._fall_behind(subscription, cursor)
 
     def _unsubscribe(self, subscription: Subscription) -> None:
         feed, listener = subscription.feed, subscription.listener
@@ -172,6 +175,17 @@ class Hub:
         self._attendance.leave(feed.room, listener.username)
         self._tell_presence_soon()
         self._close_idle(feed)
+
+    async def reach(self, feed: Feed, seq: int) -> None:
+        """Return when a feed's head is at least `seq`: soon, for it has committed."""
+        reached = asyncio.Event()
+        feed.awaited.append(reached)
+        try:
+            while feed.head < seq:
+                reached.clear()
+                await reached.wait()
+        finally:
+            feed.awaited.remove(reached)
 
     # Delivery.
 
@@ -232,8 +246,7 @@ class Hub:
 
     def _emit(self, feed: Feed, batch: Sequence[Durable]) -> None:
         """Write a run of events to everybody who is live, joined, once encoded for each wire."""
-        wires = {subscription.listener.link.wire for subscription in feed.subscriptions}
-        frames = {wire: [wire.encode(event) for event in batch] for wire in wires}
+        frames = {wire: [wire.encode(event) for event in batch] for wire in feed.wires()}
         for start, stop in _joins(batch, list(frames.values())):
             before = feed.head
             feed.head = batch[stop - 1].seq
@@ -243,13 +256,15 @@ class Hub:
                 if subscription.cursor is not None:
                     continue
                 link = subscription.listener.link
-                if link.pending > self._limits.buffer_bytes:
+                if self._slow(link):
                     self._fall_behind(subscription, before)
                 else:
                     link.write(joined[link.wire])
             last = batch[stop - 1]
             if isinstance(last, Member) and last.ends:
                 self._end(feed, last)
+        for reached in feed.awaited:
+            reached.set()
 
     def _end(self, feed: Feed, event: Member) -> None:
         """Give a former member nothing after the event that ended it."""
@@ -335,7 +350,8 @@ class Hub:
         behind.cursor = None
         if behind.missed:
             behind.missed = False
-            self._write(behind, self._attendance.state(behind.feed.room))
+            link = behind.listener.link
+            link.write(link.wire.encode(self._attendance.state(behind.feed.room)))
 
     # Ephemeral events.
 
@@ -348,17 +364,17 @@ class Hub:
         self._telling = None
         for event in self._attendance.changes():
             feed = self._feeds.get(event.room)
-            for subscription in feed.subscriptions if feed else ():
-                if subscription.cursor is None and self._slow(subscription.listener.link):
-                    self._fall_behind(subscription, subscription.feed.head)
+            if feed is None:
+                continue
+            frames = {wire: wire.encode(event) for wire in feed.wires()}
+            for subscription in feed.subscriptions:
+                link = subscription.listener.link
+                if subscription.cursor is None and self._slow(link):
+                    self._fall_behind(subscription, feed.head)
                 if subscription.cursor is None:
-                    self._write(subscription, event)
+                    link.write(frames[link.wire])
                 else:
                     subscription.missed = True
-
-    def _write(self, subscription: Subscription, event: Event) -> None:
-        link = subscription.listener.link
-        link.write(link.wire.encode(event))
 
     def _spawn(self, work: Awaitable[None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)

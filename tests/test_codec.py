@@ -328,7 +328,7 @@ SHAPES: list[tuple[Reply | Event | Hello | Bye, str]] = [
         ' "username": "bob", "action": "role", "role": "reader"}',
     ),
     (
-        MembershipChanged(LOBBY, "join", "member", "k3x9", 1, 5, 5, 0),
+        MembershipChanged(LOBBY, "join", "k3x9", 1, 5, 5, 0, "member"),
         f'{{"event": "membership", "room": {ROOM}, "change": "join", "role": "member",'
         ' "epoch": "k3x9", "first": 1, "head": 5, "read": 5, "unread": 0}',
     ),
@@ -376,7 +376,7 @@ def test_every_reply_and_event_there_is_has_its_shape_above() -> None:
 
 def test_what_an_event_does_not_have_is_left_out() -> None:
     assert "role" not in spelled(Member("lobby", 1, "ada", AT, "ada", "leave"))
-    assert "role" not in spelled(MembershipChanged(LOBBY, "leave", None, "k3x9", 1, 5, 5, 0))
+    assert "role" not in spelled(MembershipChanged(LOBBY, "leave", "k3x9", 1, 5, 5, 0, None))
 
 
 def test_a_reply_says_duplicate_where_it_is_one() -> None:

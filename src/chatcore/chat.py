@@ -540,13 +540,17 @@ class Chat:
         for draft, stored in batch:
             match stored.event:
                 case Member(username=username, action=action, role=role, seq=seq):
-                    read = 0 if role is None else seq
-                    self.hub.tell(
-                        username,
-                        MembershipChanged(
-                            draft.room, action, role, draft.room.epoch, stored.first, seq, read, 0
-                        ),
+                    change = MembershipChanged(
+                        draft.room,
+                        change=action,
+                        epoch=draft.room.epoch,
+                        first=stored.first,
+                        head=seq,
+                        read=seq if role else 0,
+                        unread=0,
+                        role=role,
                     )
+                    self.hub.tell(username, change)
 
     def _membership_draft(
         self, user: User, room: Room, action: str, role: str | None = None, *, creates: bool = False

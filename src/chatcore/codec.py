@@ -180,7 +180,7 @@ def _explain(cmd: str, fields: dict[str, Any]) -> str:
     except cattrs.BaseValidationError as error:
         lines = cattrs.transform_error(error, path="", format_exception=_words)
         return "; ".join(
-            f"{path[1:]}: {what}" if path and not what.startswith("there") else what
+            f"{path[1:]}: {what}" if path else what
             for what, _, path in (line.rpartition(" @ ") for line in lines)
         )
     return "not understood"
@@ -189,7 +189,8 @@ def _explain(cmd: str, fields: dict[str, Any]) -> str:
 def _words(error: BaseException, _: type | None) -> str:
     match error:
         case cattrs.ForbiddenExtraKeysError(extra_fields=extra):
-            return "there is no field " + ", ".join(repr(key[:40]) for key in sorted(extra))
+            some = ", ".join(repr(key[:40]) for key in sorted(extra)[:3])
+            return f"there is no field {some}" + (", …" if len(extra) > 3 else "")
         case KeyError():
             return "missing"
         case _:

@@ -86,12 +86,12 @@ class MembershipChanged:
 
     room: Room
     change: str
-    role: str | None
     epoch: str
     first: int
     head: int
     read: int
     unread: int
+    role: str | None = None
 
 
 @frozen

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 from attrs import define, field
+
 from chatcore.errors import LinkClosed
 from chatcore.testing import Transcript
-
 from tests.support import PASSWORD, ServerProcess, connected, start_server, stop
 
 SENDERS = 6

@@ -333,7 +333,7 @@ SHAPES: list[tuple[Reply | Event | Hello | Bye, str]] = [
         ' "epoch": "k3x9", "first": 1, "head": 5, "read": 5, "unread": 0}',
     ),
     (
-        Presence("lobby", ["ada"], [], 1),
+        Presence("lobby", 1, ["ada"], []),
         '{"event": "presence", "room": "lobby", "online": ["ada"], "offline": [], "count": 1}',
     ),
     (

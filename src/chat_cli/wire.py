@@ -117,6 +117,8 @@ def _why(error: Exception) -> str:
             return words
         case InvalidStatus(response=response):
             return f"HTTP status {response.status_code}"
+        case ConnectionClosed() | EOFError():
+            return "it hung up at once"
     return str(error)
 
 

@@ -26,7 +26,9 @@ class Inbox:
         self._finished = False
 
     def put(self, frame: bytes) -> bool:
-        """Take a frame in any case; False asks the transport to pause."""
+        """Take a frame, until `finish` or `close`; False asks the transport to pause."""
+        if self._finished:
+            return True
         self._frames.append(frame)
         self._arrived.set()
         self._paused = self._paused or len(self._frames) >= FULL

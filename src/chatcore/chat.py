@@ -228,7 +228,9 @@ class Chat:
         if name in names.RESERVED_USERNAMES:
             raise Invalid(f"The username {name} is reserved; choose another")
         auth.check_password(password)
-        user = User(name, model.line(username, "username", names.USERNAME_CHARACTERS))
+        # Shown as it was typed, where that looks like what was checked: a capital may not.
+        same = names.skeleton(username) == names.skeleton(name)
+        user = User(name, model.line(username, "username", 50) if same else name)
         if await self._read(self._repository.user, name) is not None:
             raise Conflict("Username already exists")
         password_hash = await self._passwords.hash(password)

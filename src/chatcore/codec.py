@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from math import ceil
 from types import NoneType
 from typing import Any, get_args
 
@@ -94,7 +95,7 @@ def _error(error: ChatError) -> dict[str, object]:
         "retryable": error.retryable,
     }
     if error.retry_after is not None:
-        fields["retry_after"] = round(error.retry_after, 3)
+        fields["retry_after"] = ceil(error.retry_after * 1000) / 1000
     return fields
 
 

@@ -96,16 +96,16 @@ class MembershipChanged:
 
 @frozen
 class Presence:
-    """Who came and went in a room.
+    """Who came and went in a room, and how many are online now.
 
-    `count` is how many are online.  Where `online` has as many names it is all of
-    them, and replaces what was known.
+    Where `online` has `count` names it is all of them, and replaces what was known.
+    Of a crowd only `count` is told.
     """
 
     room: str
-    online: Sequence[str]
-    offline: Sequence[str]
     count: int
+    online: Sequence[str] | None = None
+    offline: Sequence[str] | None = None
 
 
 Event: TypeAlias = Durable | MembershipChanged | Presence

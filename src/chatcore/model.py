@@ -18,6 +18,12 @@ MAX_FRAME = 1 << 20
 """Bytes.  Nothing the server sends is longer; what a client sends beyond it is not read."""
 
 
+_JOINERS = "\u200c\u200d"  # scripts and emoji need them
+
+MARKS = 30
+"""Combining marks on one character, an accent being one; no language needs so many."""
+
+
 def utcnow() -> datetime:
     return datetime.now(UTC)
 
@@ -145,19 +151,17 @@ def content(text: str, most: int) -> str:
     """
     if not text.strip():
         raise Invalid("Message cannot be empty")
-    if len(text) > most * 4:  # NFC composes at most four code points into one
-        raise TooLarge(f"A message has at most {most} characters; this one has {len(text)}")
-    text = unicodedata.normalize("NFC", text)
-    if len(text) > most:
-        raise TooLarge(f"A message has at most {most} characters; this one has {len(text)}")
-    if not text.isprintable():
-        for character in text:
+    composed = _composed(text, most, "message")
+    if len(composed) > most:
+        raise TooLarge(f"A message has at most {most} characters; this one has {len(composed)}")
+    if not composed.isprintable():
+        for character in composed:
             if character not in "\n\t" and unicodedata.category(character) in ("Cc", "Cs"):
                 raise Invalid(
                     f"A message cannot have the character U+{ord(character):04X};"
                     " of control characters only newline and tab"
                 )
-    return text
+    return composed
 
 
 def line(text: str, what: str, most: int) -> str:
@@ -165,9 +169,31 @@ def line(text: str, what: str, most: int) -> str:
 
     Raises Invalid.
     """
-    text = unicodedata.normalize("NFC", text[: most * 4]).strip()
-    if len(text) > most:
+    try:
+        composed = _composed(text.strip(), most, what)
+    except TooLarge as error:
+        raise Invalid(error.message) from None
+    if len(composed) > most:
         raise Invalid(f"A {what} has at most {most} characters")
-    if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text):
-        raise Invalid(f"A {what} is one line of text")
-    return text
+    categories = {unicodedata.category(each) for each in composed if each not in _JOINERS}
+    if categories & {"Cc", "Cf", "Cs", "Zl", "Zp"}:
+        raise Invalid(f"A {what} is one line of text, without invisible characters")
+    return composed
+
+
+def _composed(text: str, most: int, what: str) -> str:
+    """Return a text in NFC, in time that grows with its length and no faster.
+
+    Ordering the marks on one character takes the square of their number, so there is
+    a bound for them (UAX 15, section 13, has the same).
+    """
+    if len(text) > most * 4:  # NFC composes at most four code points into one
+        raise TooLarge(f"A {what} has at most {most} characters; this one has {len(text)}")
+    if text.isascii():
+        return text
+    marks = 0
+    for character in text:
+        marks = marks + 1 if unicodedata.combining(character) else 0
+        if marks > MARKS:
+            raise Invalid(f"A {what} has at most {MARKS} marks on one character")
+    return unicodedata.normalize("NFC", text)

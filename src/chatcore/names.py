@@ -33,36 +33,49 @@ def username(text: str) -> str:
 
 
 def room_name(text: str) -> str:
-    """Enforce a room's name, as `username` does; `#` at its front is not part of it."""
+    """Enforce a room's name, as `username` does; a `#` at its front is not part of it."""
     return _enforce(text.removeprefix("#"), "room name", ROOM_CHARACTERS)
 
 
 def skeleton(name: str) -> str:
-    """Return what a person sees of a name: UTS 39's skeleton, folded once more for case.
+    """Return what a person sees of a name: UTS 39's skeleton, without regard to case.
 
     Compare skeletons with one another only; one is not a name and is never shown.
+    Idempotent.
     """
+    seen = _seen(name)
+    # Folding the case of a prototype may give what has another one, and so on.
+    while (again := _seen(seen)) != seen:
+        seen = again
+    return seen
+
+
+def _seen(text: str) -> str:
     table = _prototypes()
-    decomposed = unicodedata.normalize("NFD", name)
-    seen = "".join(table.get(character, character) for character in decomposed)
-    return unicodedata.normalize("NFD", seen).casefold()
+    decomposed = unicodedata.normalize("NFD", text)
+    prototypes = "".join(table.get(character, character) for character in decomposed)
+    return unicodedata.normalize("NFD", prototypes.casefold())
 
 
 def _enforce(text: str, what: str, most: int) -> str:
     # A name of thousands of characters is not worth the tables' time.
     if not text or len(text) > most:
         raise Invalid(f"A {what} has 1 to {most} characters")
+    unfit = Invalid(
+        f"That {what} has characters that are not allowed; use letters, digits, . _ and -"
+    )
     try:
-        name = _profile().enforce(text)
+        name = str(_profile().enforce(text))
     except (UnicodeEncodeError, ValueError):
-        raise Invalid(
-            f"That {what} has characters that are not allowed; use letters, digits, . _ and -"
-        ) from None
+        raise unfit from None
+    # PRECIS lets all of ASCII pass; addresses, mentions and IRC need the rest of it.
+    if any(each.isascii() and not each.isalnum() and each not in "._-" for each in name):
+        raise unfit
     if len(name) > most:
         raise Invalid(f"A {what} has 1 to {most} characters")
     if not any(character.isalnum() for character in name):
         raise Invalid(f"A {what} needs at least one letter or digit")
-    return str(name)
+    return name
 
 
 @functools.cache

@@ -18,6 +18,8 @@ class Presence:
         self._rooms: dict[str, Counter[str]] = {}
         self._changed: dict[str, dict[str, bool]] = {}
         """For each room, who changed since the last `changes`: were they online before?"""
+        self._crowded: set[str] = set()
+        """Rooms that were last told of by a count alone."""
 
     def enter(self, room: str, username: str) -> None:
         """Count one more of a user's connections."""
@@ -43,16 +45,26 @@ class Presence:
     def state(self, room: str) -> events.Presence:
         """Return all that there is to know of a room now."""
         online = self._rooms.get(room, ())
-        named = sorted(online) if len(online) <= NAMED else []
-        return events.Presence(room, named, [], len(online))
+        if len(online) > NAMED:
+            return events.Presence(room, len(online))
+        return events.Presence(room, len(online), sorted(online), [])
 
     def changes(self) -> Iterator[events.Presence]:
-        """Take what has changed since the last call, one event for each room."""
+        """Take what has changed since the last call, one event for each room.
+
+        A room that has thinned to what is told by name is told whole.
+        """
         changed, self._changed = self._changed, {}
         for room, users in changed.items():
             online = self._rooms.get(room, Counter())
+            if len(online) > NAMED:
+                self._crowded.add(room)
+                yield events.Presence(room, len(online))
+                continue
             came = sorted(user for user, before in users.items() if user in online and not before)
             went = sorted(user for user, before in users.items() if user not in online and before)
-            if came or went:
-                told = len(online) <= NAMED
-                yield events.Presence(room, came if told else [], went if told else [], len(online))
+            if room in self._crowded:
+                self._crowded.remove(room)
+                yield events.Presence(room, len(online), sorted(online), went)
+            elif came or went:
+                yield events.Presence(room, len(online), came, went)

@@ -7,6 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from chatcore.errors import SchemaError
+from chatcore.repository.sql.schema import metadata
 
 VERSION_TABLE = "chatcore_version"
 """Our own, for a host may keep its alembic's beside it."""
@@ -14,21 +15,35 @@ VERSION_TABLE = "chatcore_version"
 NEWEST = "0001"
 
 
-def migrate(connection: sa.Connection, where: str) -> None:
-    """Create or upgrade the schema.  Raises SchemaError for a database that is not ours."""
-    tables = set(sa.inspect(connection).get_table_names())
-    if VERSION_TABLE in tables:
-        found = connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
-        if found == NEWEST:
-            return  # without the time that importing alembic takes
-        if found is None or found > NEWEST:
+OURS = frozenset(metadata.tables) | {"messages"}
+
+
+def check(connection: sa.Connection, where: str) -> str | None:
+    """Return the database's version, None for one that is empty.
+
+    Changes nothing.  Raises SchemaError for a database that this version must leave alone.
+    """
+    inspector = sa.inspect(connection)
+    tables = {*inspector.get_table_names(), *inspector.get_view_names()}
+    if VERSION_TABLE not in tables:
+        if tables & OURS:
             raise SchemaError(
-                f"The database {where} was written by a newer version of chatcore"
-                f" (schema {found}, this version knows {NEWEST}); upgrade chatcore"
+                f"The database {where} belongs to another application; name another file"
             )
-    elif tables & {"users", "messages", "rooms", "events", "members", "tokens", "txns"}:
-        raise SchemaError(f"The database {where} belongs to another application; name another file")
-    upgrade(connection, NEWEST)
+        return None
+    version = connection.scalar(sa.text(f"SELECT version_num FROM {VERSION_TABLE}"))
+    if version is not None and version > NEWEST:
+        raise SchemaError(
+            f"The database {where} was written by a newer version of chatcore"
+            f" (schema {version}, this version knows {NEWEST}); upgrade chatcore"
+        )
+    return str(version)
+
+
+def migrate(connection: sa.Connection, where: str) -> None:
+    """Create the schema, or upgrade it.  Raises SchemaError as `check` does."""
+    if check(connection, where) != NEWEST:  # else without the time that importing alembic takes
+        upgrade(connection, NEWEST)
 
 
 def upgrade(connection: sa.Connection, revision: str) -> None:

@@ -134,7 +134,7 @@ class SqlRepository:
                     ),
                 )
             try:
-                connection.commit()
+                _commit(connection)
             except sa.exc.DBAPIError as error:
                 raise OutcomeUnknown(outcomes, self._dialect.explain(error)) from error
             return outcomes
@@ -177,7 +177,7 @@ class SqlRepository:
     def add_room(self, room: Room) -> bool:
         with self._dialect.writing() as connection:
             added = connection.execute(self._sql.add_rooms, _given([_room_row(room)]))
-            connection.commit()
+            _commit(connection)
             return added.rowcount > 0
 
     def room(self, name: str) -> Room | None:
@@ -250,7 +250,7 @@ class SqlRepository:
         ]
         with self._dialect.writing() as connection:
             added = connection.execute(self._sql.add_users, _given([row]))
-            connection.commit()
+            _commit(connection)
             return added.rowcount > 0
 
     def user(self, username: str) -> tuple[User, str | None] | None:
@@ -280,7 +280,16 @@ class SqlRepository:
     def _write(self, statement: sa.Executable, parameters: dict[str, object]) -> None:
         with self._dialect.writing() as connection:
             connection.execute(statement, parameters)
-            connection.commit()
+            _commit(connection)
+
+
+def _commit(connection: sa.Connection) -> None:
+    try:
+        connection.commit()
+    except sa.exc.DBAPIError:
+        # It may still be in the transaction, and SQLAlchemy believes it is not.
+        connection.invalidate()
+        raise
 
 
 def _given(rows: Any) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """The tables, as the newest migration leaves them.
 
 `users` and `messages` keep the columns that the first chatroom's had, so plain SQL
-written for it still reads: `messages` is a view of the log, which `VIEWS` holds.
+written for it still reads: `messages` is a view of the log, made by the first migration.
 Times are integers, milliseconds since 1970 in UTC.
 """
 

@@ -11,16 +11,13 @@ from typing import IO, Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.pool import NullPool, QueuePool
 
 from chatcore.errors import ChatError, SchemaError, StorageFull, Unavailable
-from chatcore.repository.sql.migrate import migrate
+from chatcore.repository.sql.migrate import check, migrate
 from chatcore.repository.sql.repository import SqlRepository
 
-BUSY_SECONDS = 5.0
-"""How long a write waits for another process's."""
-
-_READERS = 2
+READERS = 2
 
 
 class SqliteRepository(SqlRepository):
@@ -28,20 +25,24 @@ class SqliteRepository(SqlRepository):
 
     The file is created when it is opened, with two beside it while in use (`-wal`,
     `-shm`).  Keep it on a local disk.  Other processes may read it, and append
-    through a SqliteRepository of their own.
+    through a SqliteRepository of their own; a write waits `busy_seconds` for theirs.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, busy_seconds: float = 5.0) -> None:
         self._path = Path(path)
         self._lock: IO[str] | None = None
         # Each write transaction takes the write lock as it begins: one that reads first
         # and then finds the lock taken could not wait for it, only fail.
-        self._writer = _engine(self._path, "BEGIN IMMEDIATE", 1)
-        self._reader = _engine(self._path, "BEGIN", _READERS)
+        self._writer = _engine(self._path, busy_seconds, "BEGIN IMMEDIATE", 1)
+        self._reader = _engine(self._path, busy_seconds, "BEGIN", READERS)
+        self._visitor = sa.create_engine(_url(self._path), poolclass=NullPool)
         super().__init__(self)
 
     def open(self) -> None:
         try:
+            # Whose file it is comes first, before anything is written to it, WAL's mark included.
+            with self._plainly(), self._visitor.connect() as connection:
+                check(connection, str(self._path))
             with self.writing() as connection:
                 migrate(connection, str(self._path))
                 connection.commit()
@@ -146,20 +147,26 @@ class SqliteRepository(SqlRepository):
         return insert(table).from_select(columns, source.where(sa.true())).on_conflict_do_nothing()
 
 
-def _engine(path: Path, begin: str, connections: int) -> sa.Engine:
+def _url(path: Path) -> sa.URL:
+    return sa.URL.create("sqlite", database=str(path))
+
+
+def _engine(path: Path, busy_seconds: float, begin: str, connections: int) -> sa.Engine:
     engine = sa.create_engine(
-        sa.URL.create("sqlite", database=str(path)),
+        _url(path),
         poolclass=QueuePool,
         pool_size=connections,
         max_overflow=0,
-        connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
+        connect_args={"timeout": busy_seconds, "check_same_thread": False},
     )
 
     @sa.event.listens_for(engine, "connect")
     def _(connection: sqlite3.Connection, _: object) -> None:
         connection.isolation_level = None  # BEGIN is ours, not the sqlite3 module's
         cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode = WAL")
+        (mode,) = cursor.execute("PRAGMA journal_mode = WAL").fetchone()
+        if mode != "wal":
+            raise sqlite3.OperationalError("it is not on a file system that SQLite's WAL works on")
         cursor.execute("PRAGMA synchronous = FULL")
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.close()

@@ -1,0 +1,294 @@
+"""Chat from a host's own code: accounts, pages, observers, policies."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+
+import pytest
+
+from chatcore import Chat, MemoryRepository, Since, SqliteRepository, User
+from chatcore.commands import Command, Send
+from chatcore.errors import (
+    BadCredentials,
+    Conflict,
+    Forbidden,
+    Invalid,
+    NotFound,
+    NotMember,
+    SchemaError,
+)
+from chatcore.events import Durable, Message
+from chatcore.model import MAX_FRAME, Limits, Room
+from chatcore.testing import connect, eventually
+
+PASSWORD = "correct horse"
+NO_RATES = Limits(messages=None)
+
+
+@pytest.fixture
+async def chat() -> AsyncIterator[Chat]:
+    async with Chat(MemoryRepository(), limits=NO_RATES, bcrypt_cost=4) as chat:
+        yield chat
+
+
+@pytest.mark.parametrize(
+    ("typed", "username", "display_name"),
+    [
+        ("Ada", "ada", "Ada"),
+        ("Zo\u0308e", "zöe", "Zöe"),
+        ("\u039dick", "νick", "νick"),  # a Greek capital Nu would show as Nick
+    ],
+)
+async def test_a_name_is_shown_as_typed_where_that_is_what_it_is(
+    chat: Chat, typed: str, username: str, display_name: str
+) -> None:
+    assert await chat.register(typed, PASSWORD) == User(username, display_name)
+    assert await chat.login(username, PASSWORD) == User(username, display_name)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a b", "x" * 51, "admin", "Everyone", "a/b", "a@b", "#a", "\u202eabc", "..."]
+)
+async def test_names_that_nobody_can_have(chat: Chat, name: str) -> None:
+    with pytest.raises(Invalid):
+        await chat.register(name, PASSWORD)
+
+
+async def test_one_name_one_account_however_it_is_written(chat: Chat) -> None:
+    await chat.register("ada", PASSWORD)
+    for other in ("ADA", "\uff21\uff24\uff21", "\u0430da"):
+        with pytest.raises(Conflict, match="Username already exists"):
+            await chat.register(other, PASSWORD)
+    assert await chat.login("ADA", PASSWORD) == User("ada", "ada")
+    for name, password in [("ada", "wrong horse"), ("nobody", PASSWORD), ("a b", PASSWORD)]:
+        with pytest.raises(BadCredentials, match="Invalid username or password"):
+            await chat.login(name, password)
+
+
+async def test_two_at_once_cannot_have_one_name(chat: Chat) -> None:
+    both = await asyncio.gather(
+        chat.register("ada", PASSWORD), chat.register("ADA", PASSWORD), return_exceptions=True
+    )
+    assert {type(each) for each in both} == {User, Conflict}
+
+
+async def test_around_has_its_message_in_the_middle(chat: Chat) -> None:
+    ada = await chat.register("ada", PASSWORD)
+    await chat.join(ada, "lobby")
+    for number in range(2, 12):
+        await chat.send(ada, "lobby", str(number))
+
+    async def seqs(**edges: int) -> tuple[list[int], bool]:
+        page = await chat.history(ada, "lobby", **edges)
+        assert page.head == 11
+        return [message.seq for message in page.messages], page.complete
+
+    assert await seqs(around=6, limit=4) == ([4, 5, 6, 7], False)
+    assert await seqs(around=6, limit=1) == ([6], False)
+    assert await seqs(around=6, limit=100) == ([*range(2, 12)], True)
+    assert await seqs(around=99, limit=2) == ([11], False)
+    assert await seqs(before=4) == ([2, 3], True)
+    assert await seqs(before=5, limit=2) == ([3, 4], False)
+    assert await seqs(before=0) == ([], True)
+    assert await seqs(after=9) == ([10, 11], True)
+    assert await seqs(after=3, limit=2) == ([4, 5], False)
+    assert await seqs(after=11) == ([], True)
+    assert await seqs(limit=3) == ([9, 10, 11], False)
+
+
+async def test_a_page_keeps_to_one_frame() -> None:
+    limits = Limits(messages=None, content_chars=20_000, frame_bytes=200_000, history=100)
+    async with (
+        Chat(MemoryRepository(), limits=limits, bcrypt_cost=4) as chat,
+        connect(chat, window=1 << 30) as (peer, link),
+    ):
+        ada = await chat.register("ada", PASSWORD)
+        await peer.do("login", username="ada", password=PASSWORD)
+        epoch = (await peer.do("join", room="lobby"))["epoch"]
+        text = "\U0001f600" * 20_000  # 80,000 bytes
+        for _ in range(20):
+            await chat.send(ada, "lobby", text)
+        asked: list[tuple[str, dict[str, object]]] = [
+            ("history", {}),
+            ("history", {"after": 0}),
+            ("join", {}),
+            ("join", {"since": {"epoch": epoch, "seq": 0}}),
+        ]
+        for cmd, fields in asked:
+            peer.events.clear()
+            link.frames.clear()
+            id = await peer.start(cmd, room="lobby", **fields)
+            await eventually(lambda: any(b'"reply"' in frame for frame in link.frames))
+            assert all(len(frame) <= MAX_FRAME for frame in link.frames)
+            answer = await peer.answer(id)
+            page = answer["messages" if cmd == "history" else "events"]
+            assert 10 <= len(page) < 20
+            seqs = [event["seq"] for event in page]
+            assert seqs == [*range(seqs[0], seqs[-1] + 1)]
+            if fields:
+                assert seqs[0] <= 2, "what comes later to its reader is cut"
+            else:
+                assert seqs[-1] == 21
+            assert answer.get("complete", False) is False
+
+
+async def test_a_position_that_cannot_be_resumed_is_told(chat: Chat) -> None:
+    ada = await chat.register("ada", PASSWORD)
+    joined = await chat.join(ada, "lobby")
+    for number in range(5):
+        await chat.send(ada, "lobby", str(number))
+    good = await chat.join(ada, "lobby", since=Since(joined.epoch, 3))
+    assert good.recovered
+    assert [event.seq for event in good.events] == [4, 5, 6]
+    assert (await chat.join(ada, "lobby", since=Since(joined.epoch, 6))).recovered
+    for since in (Since("another", 3), Since(joined.epoch, 7)):
+        fresh = await chat.join(ada, "lobby", since=since, history=2)
+        assert not fresh.recovered
+        assert [event.seq for event in fresh.events] == [5, 6]
+    short = Limits(messages=None, resume=2)
+    async with Chat(MemoryRepository(), limits=short, bcrypt_cost=4) as other:
+        bob = await other.register("bob", PASSWORD)
+        epoch = (await other.join(bob, "lobby")).epoch
+        for number in range(5):
+            await other.send(bob, "lobby", str(number))
+        assert (await other.join(bob, "lobby", since=Since(epoch, 4))).recovered
+        assert not (await other.join(bob, "lobby", since=Since(epoch, 3))).recovered
+
+
+async def test_private_rooms_are_not_there_for_others(chat: Chat) -> None:
+    ada, bob = await chat.register("ada", PASSWORD), await chat.register("bob", PASSWORD)
+    await chat.create(ada, "den", kind="private")
+    for attempt in (
+        chat.join(bob, "den"),
+        chat.send(bob, "den", "hello?"),
+        chat.leave(bob, "den"),
+        chat.history(bob, "den"),
+        chat.who(bob, "den"),
+        chat.members(bob, "den"),
+    ):
+        with pytest.raises(NotFound, match="There is no such room"):
+            await attempt
+    assert [room.name for room in (await chat.rooms(bob)).rooms] == ["lobby"]
+    assert [room.name for room in (await chat.rooms(ada)).rooms] == ["den", "lobby"]
+
+
+async def test_public_rooms_may_be_read_by_all_and_written_by_members(chat: Chat) -> None:
+    ada, bob = await chat.register("ada", PASSWORD), await chat.register("bob", PASSWORD)
+    await chat.join(ada, "lobby")
+    await chat.send(ada, "lobby", "hello")
+    assert len((await chat.history(bob, "lobby")).messages) == 1
+    with pytest.raises(NotMember, match="You must join the chat first"):
+        await chat.send(bob, "lobby", "hello")
+
+
+async def test_lists_come_in_pages(chat: Chat) -> None:
+    ada = await chat.register("ada", PASSWORD)
+    for number in range(5):
+        await chat.create(ada, f"room{number}")
+    first = await chat.rooms(ada, limit=4)
+    assert ([room.name for room in first.rooms], first.complete) == (
+        ["lobby", "room0", "room1", "room2"],
+        False,
+    )
+    rest = await chat.rooms(ada, after="room2", limit=4)
+    assert ([room.name for room in rest.rooms], rest.complete) == (["room3", "room4"], True)
+    for name in ("bob", "cyd"):
+        await chat.join(await chat.register(name, PASSWORD), "room0")
+    listed = await chat.members(ada, "room0", limit=2)
+    assert ([member.username for member in listed.members], listed.complete) == (
+        ["ada", "bob"],
+        False,
+    )
+
+
+async def test_observers_see_every_event_and_disturb_nobody(chat: Chat) -> None:
+    seen: list[Durable] = []
+    ada = await chat.register("ada", PASSWORD)
+    reported: list[str] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: reported.append(str(context["exception"])))
+
+    def broken(_: Durable) -> None:
+        raise ValueError("an observer's own mistake")
+
+    chat.subscribe(broken)
+    stop = chat.subscribe(seen.append)
+    await chat.join(ada, "lobby")
+    await chat.send(ada, "lobby", "seen")
+    await eventually(lambda: len(seen) == 2)
+    assert [event.seq for event in seen] == [1, 2]
+    stop()
+    await chat.send(ada, "lobby", "not seen")
+    assert len(seen) == 2
+    assert reported[:2] == ["an observer's own mistake"] * 2
+
+
+async def test_a_policy_says_no() -> None:
+    class Polite:
+        def check(self, actor: User, command: Command, room: Room | None) -> None:
+            if isinstance(command, Send) and "damn" in command.content:
+                raise Forbidden(f"{actor.username}, not in the {room.name if room else ''}")
+
+    async with Chat(MemoryRepository(), policy=Polite(), bcrypt_cost=4) as chat:
+        ada = await chat.register("ada", PASSWORD)
+        await chat.join(ada, "lobby")
+        for txn_id in (None, "t1"):
+            with pytest.raises(Forbidden, match="ada, not in the lobby"):
+                await chat.send(ada, "lobby", "damn", txn_id=txn_id)
+        assert (await chat.send(ada, "lobby", "good morning", txn_id="t2")).seq == 2
+
+
+async def test_cancelling_a_send_does_not_undo_it(chat: Chat) -> None:
+    ada = await chat.register("ada", PASSWORD)
+    await chat.join(ada, "lobby")
+    sending = asyncio.ensure_future(chat.send(ada, "lobby", "on its way"))
+    await asyncio.sleep(0)
+    sending.cancel()
+    await asyncio.wait([sending])
+    page = await chat.history(ada, "lobby")
+    while not page.messages:
+        page = await chat.history(ada, "lobby")
+    assert [message.content for message in page.messages] == ["on its way"]
+
+
+async def test_a_chat_runs_once_and_leaves_no_threads(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    before = threading.active_count()
+    chat = Chat(SqliteRepository(tmp_path_factory.mktemp("db") / "chat.db"), bcrypt_cost=4)
+    async with chat:
+        ada = await chat.register("ada", PASSWORD)
+        await chat.join(ada, "lobby")
+        assert threading.active_count() > before
+    assert threading.active_count() == before
+    with pytest.raises(RuntimeError, match="runs once"):
+        async with chat:
+            pass
+    await chat.close()
+
+
+async def test_what_fails_at_the_start_leaves_nothing_behind(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    path = tmp_path_factory.mktemp("db") / "chat.db"
+    async with Chat(SqliteRepository(path), bcrypt_cost=4):
+        with pytest.raises(SchemaError, match="Another server"):
+            async with Chat(SqliteRepository(path), bcrypt_cost=4):
+                pass
+    async with Chat(SqliteRepository(path), bcrypt_cost=4):
+        pass
+
+
+async def test_in_the_log_and_told_are_the_same(chat: Chat) -> None:
+    ada = await chat.register("ada", PASSWORD)
+    await chat.join(ada, "lobby")
+    told: list[Durable] = []
+    chat.subscribe(told.append)
+    await chat.send(ada, "lobby", "e\u0301 in two code points")
+    page = await chat.history(ada, "lobby")
+    await eventually(lambda: told)
+    assert list(page.messages) == told
+    assert isinstance(told[0], Message)
+    assert told[0].content.startswith("é ")

@@ -1,0 +1,316 @@
+"""What is SQLite's own: pragmas, locks, full disks, files of others, plain SQL."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from chatcore.errors import OutcomeUnknown, SchemaError, StorageFull, Unavailable
+from chatcore.events import Stored
+from chatcore.model import Draft, Room, User
+from chatcore.repository.sql import SqliteRepository
+
+AT = datetime(2026, 11, 22, 9, 42, 13, 123_000, tzinfo=UTC)
+LOBBY = Room("lobby", title="Lobby", epoch="e1")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "chat.db"
+
+
+@pytest.fixture
+def repository(path: Path) -> Iterator[SqliteRepository]:
+    repository = opened(path)
+    yield repository
+    repository.close()
+
+
+def opened(path: Path) -> SqliteRepository:
+    """A repository with a room that ada is in."""
+    repository = SqliteRepository(path)
+    repository.open()
+    repository.add_user(User("ada", "Ada"), "hash of ada")
+    repository.add_room(LOBBY)
+    assert isinstance(repository.append([member("join", role="member")])[0], Stored)
+    return repository
+
+
+def draft(kind: str, body: dict[str, object], timestamp: datetime = AT, **more: Any) -> Draft:
+    return Draft(room=LOBBY, sender="ada", kind=kind, body=body, timestamp=timestamp, **more)
+
+
+def say(text: str, **more: Any) -> Draft:
+    return draft("message", {"content": text}, **more)
+
+
+def member(action: str, **body: object) -> Draft:
+    return draft("member", {"username": "ada", "action": action, **body})
+
+
+@contextlib.contextmanager
+def plain(path: Path) -> Iterator[sqlite3.Connection]:
+    """What anybody has who opens the file."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        yield connection
+
+
+@pytest.mark.parametrize("engine", ["reading", "writing"])
+def test_every_commit_is_synced_and_every_key_is_checked(
+    repository: SqliteRepository, engine: str
+) -> None:
+    with getattr(repository, engine)() as connection:
+        names = ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        values = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in names]
+    assert values == ["wal", 2, 1, 5000]
+
+
+def statements_for(repository: SqliteRepository, drafts: list[Draft]) -> list[str]:
+    """Append, and return the statements that it took."""
+    seen: list[str] = []
+
+    def executed(*event: Any) -> None:
+        _, _, statement, _, _, executemany = event
+        assert not executemany, "that is one statement a row"
+        seen.append(statement)
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", executed)
+    try:
+        outcomes = repository.append(drafts)
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", executed)
+    assert all(isinstance(outcome, Stored) for outcome in outcomes)
+    return seen
+
+
+def test_a_batch_takes_as_many_statements_whatever_its_size(repository: SqliteRepository) -> None:
+    def batch(size: int) -> list[Draft]:
+        said = [say(f"text {number}", txn_id=f"{size}:{number}") for number in range(size - 2)]
+        return [*said, member("leave"), member("join", role="member")]
+
+    few, many = (statements_for(repository, batch(size)) for size in (5, 500))
+    assert few == many
+    assert len(few) < 12
+
+
+# One server for each file.
+
+
+def test_a_second_server_on_a_file_is_told_of_the_first(
+    repository: SqliteRepository, path: Path
+) -> None:
+    repository.claim()
+    second = SqliteRepository(path)
+    with pytest.raises(SchemaError) as refused:
+        second.claim()
+    expected = (
+        f"Another server (process {os.getpid()}) has the database {path} open;"
+        " stop it first, or name another file"
+    )
+    assert expected == str(refused.value)
+    repository.close()
+    second.claim()
+    second.close()
+
+
+def test_so_is_one_in_another_process_and_a_kill_lets_go(path: Path) -> None:
+    program = (
+        "import sys\n"
+        "from chatcore import SqliteRepository\n"
+        "SqliteRepository(sys.argv[1]).claim()\n"
+        "print('claimed', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", program, str(path)]
+    repository = SqliteRepository(path)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"claimed\n"
+        with pytest.raises(SchemaError, match=rf"process {other.pid}\b"):
+            repository.claim()
+        other.kill()
+        other.wait()
+        repository.claim()
+    assert f"{os.getpid()}\n" == path.with_name("chat.db.lock").read_text(), "and nobody else"
+    repository.close()
+
+
+def test_the_lock_is_beside_the_database_and_others_may_use_that(
+    repository: SqliteRepository, path: Path
+) -> None:
+    repository.claim()
+    fcntl = pytest.importorskip("fcntl")
+    lock = path.with_name("chat.db.lock")
+    assert f"{os.getpid()}\n" == lock.read_text()
+    with path.open("rb") as database:
+        fcntl.flock(database, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    beside = SqliteRepository(path)  # another process may append, without serving
+    beside.open()
+    assert isinstance(beside.append([say("from beside")])[0], Stored)
+    beside.close()
+    with pytest.raises(SchemaError):  # and none of that has let go of the lock
+        beside.claim()
+
+
+# What cannot be opened.
+
+
+def unchanged(path: Path) -> str:
+    """Fail to open a file; return what was said, the file being as it was."""
+    before = path.read_bytes()
+    beside = {*path.parent.iterdir()}
+    repository = SqliteRepository(path)
+    with pytest.raises(SchemaError) as refused:
+        repository.open()
+    repository.close()
+    assert before == path.read_bytes()
+    assert beside == {*path.parent.iterdir()}
+    return str(refused.value)
+
+
+def test_a_file_that_is_no_database_is_left_as_it_is(path: Path) -> None:
+    path.write_bytes(b"Dear diary, nobody must ever overwrite this.\n" * 40)
+    assert f"Cannot open the database {path}: file is not a database" == unchanged(path)
+
+
+def test_a_database_of_another_application_is_left_as_it_is(path: Path) -> None:
+    with plain(path) as connection:
+        connection.execute("CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT)")
+    assert f"The database {path} belongs to another application; name another file" == unchanged(
+        path
+    )
+
+
+def test_a_database_of_a_newer_version_is_left_as_it_is(path: Path) -> None:
+    opened(path).close()
+    with plain(path) as connection:
+        connection.execute("UPDATE chatcore_version SET version_num = '9999'")
+    said = unchanged(path)
+    assert f"The database {path} was written by a newer version" in said
+    assert "upgrade chatcore" in said
+
+
+def test_a_path_where_nothing_can_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path, tmp_path / "missing" / "chat.db", tmp_path / "file" / "chat.db"):
+        repository = SqliteRepository(path)
+        with pytest.raises(SchemaError, match=r"^Cannot open the database .*: unable to open"):
+            repository.open()
+        repository.close()
+    with pytest.raises(SchemaError, match=r"^Cannot write .*: No such file or directory$"):
+        SqliteRepository(tmp_path / "missing" / "chat.db").claim()
+
+
+def test_a_file_that_is_locked_for_long_is_refused(path: Path) -> None:
+    opened(path).close()
+    repository = SqliteRepository(path, busy_seconds=0.05)
+    with plain(path) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(SchemaError, match=r"database is locked$"):
+            repository.open()
+    repository.open()
+    repository.close()
+
+
+# What fails later.
+
+
+def test_a_full_disk_is_storage_full_until_there_is_room(repository: SqliteRepository) -> None:
+    def limit(pages: int) -> None:
+        with repository.writing() as connection:
+            connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+
+    big = [say("x" * 4000) for _ in range(100)]
+    limit(1)  # which means: no more than there are
+    with pytest.raises(StorageFull):
+        repository.append(big)
+    assert repository.head("lobby", 0)[1] == 1, "nothing was stored"
+    limit(1_000_000)
+    assert [
+        outcome.event.seq
+        for outcome in repository.append([say("room"), say("again")])
+        if isinstance(outcome, Stored)
+    ] == [2, 3]
+
+
+def test_another_process_that_writes_for_long_makes_it_unavailable(path: Path) -> None:
+    opened(path).close()
+    repository = SqliteRepository(path, busy_seconds=0.05)
+    with plain(path) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(Unavailable):
+            repository.append([say("in vain")])
+        with pytest.raises(Unavailable):
+            repository.add_user(User("bob", "Bob"), None)
+        assert repository.head("lobby", 9)[1] == 1, "reading goes on"
+        with repository.reading() as connection:
+            assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 50
+        other.execute("ROLLBACK")
+    assert repository.user("bob") is None
+    assert isinstance(repository.append([say("now")])[0], Stored)
+    assert repository.head("lobby", 0)[1] == 2
+    repository.close()
+
+
+def test_a_commit_that_fails_is_an_unknown_outcome(
+    repository: SqliteRepository,
+) -> None:
+    def refuse(_: sa.Connection) -> None:
+        raise sa.exc.OperationalError("COMMIT", None, sqlite3.OperationalError("disk I/O error"))
+
+    drafts = [say("perhaps")]
+    sa.event.listen(sa.Engine, "commit", refuse)
+    try:
+        with pytest.raises(OutcomeUnknown) as unknown:
+            repository.append(drafts)
+    finally:
+        sa.event.remove(sa.Engine, "commit", refuse)
+    assert isinstance(unknown.value.error, Unavailable)
+    outcomes: list[Any] = [*unknown.value.outcomes]
+    assert [*repository.stored(drafts, outcomes)] == [False]
+    assert isinstance(repository.append(drafts)[0], Stored), "the next batch starts clean"
+
+
+# For who reads with plain SQL, as the first chatroom could be read.
+
+
+def test_users_and_messages_have_the_columns_they_always_had(
+    repository: SqliteRepository, path: Path
+) -> None:
+    later = AT.replace(second=59, microsecond=7_000)
+    repository.append(
+        [say("hi"), member("leave"), member("join", role="member"), say("☃", timestamp=later)]
+    )
+    with plain(path) as connection:
+        users = connection.execute("SELECT id, username, password_hash FROM users").fetchall()
+        messages = connection.execute(
+            "SELECT id, username, content, timestamp FROM messages ORDER BY id"
+        ).fetchall()
+    assert users == [(1, "ada", "hash of ada")]
+    assert messages == [
+        (2, "ada", "hi", "2026-11-22 09:42:13.123000"),
+        (5, "ada", "☃", "2026-11-22 09:42:59.007000"),
+    ]
+
+
+def test_what_was_stored_is_there_when_the_file_is_opened_again(path: Path) -> None:
+    first = opened(path)
+    first.append([say("kept", txn_id="t1")])
+    events = first.read("lobby", 0, 9, 9)
+    first.close()
+    again = SqliteRepository(path)
+    again.open()
+    assert events == again.read("lobby", 0, 9, 9)
+    assert again.room("lobby") == LOBBY
+    again.close()
+    assert {"chat.db"} == {each.name for each in path.parent.iterdir()}, "and no WAL is left"

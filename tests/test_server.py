@@ -359,3 +359,10 @@ async def test_a_reader_that_stops_does_not_hold_up_the_others(tmp_path: Path) -
         assert await bob.messages(len(said)) == said
         assert _resident(server.process.pid) < 200 * 2**20
         assert await slow.messages(len(said)) == said
+
+
+async def test_the_database_is_nobody_elses_to_read(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    async with serving(path):
+        modes = {entry.name: entry.stat().st_mode & 0o077 for entry in os.scandir(tmp_path)}
+        assert set(modes.values()) == {0}, modes

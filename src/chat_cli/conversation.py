@@ -10,6 +10,9 @@ from datetime import datetime
 from chat_cli.screen import Screen, open_screen
 from chat_cli.wire import Frame, Refused, Wire, dial
 
+LEAVE_SECONDS = 3
+"""How long somebody who leaves waits for what they sent, where the server is silent."""
+
 MENU = ("1. Register", "2. Login", "3. Exit")
 HELP = (
     "/users  who is online",
@@ -103,7 +106,8 @@ class Conversation:
                 task = asyncio.create_task(self._obey(line))
                 unanswered.add(task)
                 task.add_done_callback(unanswered.discard)
-        await asyncio.gather(*unanswered)
+        if unanswered:
+            await asyncio.wait(unanswered, timeout=LEAVE_SECONDS)
 
     async def _obey(self, line: str) -> None:
         if not line.strip():

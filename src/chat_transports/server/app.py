@@ -53,6 +53,7 @@ class Options:
 def run(options: Options) -> None:
     """Serve until a signal.  Raises ServerError, SchemaError."""
     sys.setswitchinterval(SWITCH_SECONDS)
+    os.umask(0o077)  # the database has what people wrote, and their passwords' hashes
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(options))
 
@@ -172,7 +173,10 @@ def _stop_on_signals() -> asyncio.Event:
         stop.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal, number)
+        try:
+            loop.add_signal_handler(number, on_signal, number)
+        except NotImplementedError:  # Windows
+            signal.signal(number, lambda n, _: loop.call_soon_threadsafe(on_signal, n))
     return stop
 
 

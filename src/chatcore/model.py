@@ -124,7 +124,7 @@ class Limits:
     """Registrations and logins by password, for one peer address."""
     user_connections: int | None = 50
     address_connections: int | None = 200
-    login_seconds: float | None = 120.0
+    login_seconds: float | None = 300.0
     """How long a connection may stay without a login."""
     buffer_bytes: int = 262_144
     """What may wait for one connection before it is lagging."""

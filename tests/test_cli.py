@@ -1,0 +1,457 @@
+"""The terminal client, against a real server, through a pipe and in real terminals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from chat_cli import wire
+from chat_cli.printable import printable
+from chatcore.testing import PATIENCE
+from tests.support import PASSWORD, ServerProcess, present, serving
+from tests.terminal import Pane, Tmux
+
+CLIENT = [sys.executable, "-c", "from chat_cli.cli import main; main()"]
+MENU = ["1. Register", "2. Login", "3. Exit", "Choose an option:"]
+CREDENTIALS = ["Username:", "Password:"]
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[ServerProcess]:
+    async with serving() as server:
+        yield server
+
+
+@pytest.fixture
+async def tmux() -> AsyncIterator[Tmux]:
+    with tempfile.TemporaryDirectory() as directory:  # a socket's path must be short
+        terminals = Tmux(Path(directory))
+        yield terminals
+        await terminals.close()
+
+
+@contextlib.asynccontextmanager
+async def client(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """chat-cli with pipes."""
+    process = await asyncio.create_subprocess_exec(
+        *CLIENT,
+        *arguments,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(PATIENCE):
+            yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.communicate()
+
+
+async def piped(url: str, *lines: str, room: str = "lobby") -> tuple[int | None, list[str]]:
+    """Return the status of a client that was given these lines, and what it printed."""
+    async with client("connect", "--room", room, url) as process:
+        out, err = await process.communicate("".join(f"{line}\n" for line in lines).encode())
+    assert err == b""
+    return process.returncode, [
+        re.sub(r"^\[\d\d:\d\d\]", "[HH:MM]", line) for line in out.decode().splitlines()
+    ]
+
+
+@contextlib.asynccontextmanager
+async def joined(
+    server: ServerProcess, name: str
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, asyncio.StreamReader]]:
+    """A client with pipes, in the lobby, and what it prints next."""
+    async with client("connect", server.urls["ws"]) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(f"1\n{name}\n{PASSWORD}\n".encode())
+        while b"Online" not in await process.stdout.readline():
+            pass
+        yield process, process.stdout
+
+
+async def entered(tmux: Tmux, url: str, name: str, *, width: int = 80, height: int = 24) -> Pane:
+    """A terminal in which somebody has registered."""
+    pane = await tmux.open(*CLIENT, "connect", url, width=width, height=height)
+    await pane.until_shown("Choose an option:")
+    await pane.enter("1", name, PASSWORD)
+    await pane.until(lambda lines: "Online" in lines[-2] and lines[-1] == ">")
+    return pane
+
+
+class TestPipe:
+    @pytest.mark.parametrize("door", ["ws", "tcp"])
+    async def test_reads_the_dialogue_line_by_line(self, server: ServerProcess, door: str) -> None:
+        status, lines = await piped(server.urls[door], "1", "ada", PASSWORD, "hello", "bye")
+        assert status == 0
+        assert [
+            *MENU,
+            *CREDENTIALS,
+            "[System] Joined lobby as ada; /help lists the commands",
+            "[System] Online (1): ada",
+            "[HH:MM] ada: hello",
+            "[HH:MM] ada: bye",
+            "Goodbye!",
+        ] == lines
+
+    async def test_prints_no_escape_and_loads_no_library_for_it(
+        self, server: ServerProcess
+    ) -> None:
+        script = "import atexit, sys; from chat_cli.cli import main; "
+        script += "atexit.register(lambda: print('prompt_toolkit' in sys.modules)); main()"
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", script, "connect", server.urls["ws"]),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        out, _ = await process.communicate(f"1\nada\n{PASSWORD}\nhello\n".encode())
+        assert b"\x1b" not in out
+        assert out.decode().splitlines()[-1] == "False"
+
+    async def test_asks_again_after_a_wrong_choice_or_password(self, server: ServerProcess) -> None:
+        status, lines = await piped(
+            server.urls["ws"], "7", "2", "ada", "wrong", "1", "", "", "3", "unread"
+        )
+        assert status == 0
+        assert [
+            *MENU,
+            "Invalid choice. Please enter 1, 2, or 3.",
+            *MENU,
+            *CREDENTIALS,
+            "Invalid username or password",
+            *MENU,
+            *CREDENTIALS,
+            "Username and password are required",
+            *MENU,
+            "Goodbye!",
+        ] == lines
+
+    async def test_sends_no_command_as_text(self, server: ServerProcess) -> None:
+        typed = [" ", "/me waves", "//me waves", "/users", "two\twords", "a\x07bell"]
+        status, lines = await piped(
+            server.urls["ws"], "1", "ada", PASSWORD, *typed, "/exit", "unread"
+        )
+        assert status == 0
+        assert lines[7:] == [
+            "[System] Online (1): ada",
+            "Message cannot be empty",
+            "There is no command /me: /help lists them, and //me sends it as text",
+            "[HH:MM] ada: /me waves",
+            "[System] Online (1): ada",
+            "[HH:MM] ada: two\twords",
+            "[System] A message cannot have the character U+0007; of control characters"
+            " only newline and tab. Not sent: a\\x07bell",
+            "Goodbye!",
+        ]
+
+    async def test_help_names_every_command(self, server: ServerProcess) -> None:
+        _, lines = await piped(server.urls["ws"], "1", "ada", PASSWORD, "/help")
+        assert [line.split()[0] for line in lines[8:-1]] == ["/users", "/help", "/exit", "//text"]
+
+    async def test_loses_nothing_to_the_rate_limit(self, server: ServerProcess) -> None:
+        sent = [f"message {number}" for number in range(14)]  # four more than go at once
+        status, lines = await piped(server.urls["ws"], "1", "ada", PASSWORD, *sent)
+        assert status == 0
+        assert [f"[HH:MM] ada: {text}" for text in sent] == lines[8:-1]
+
+    async def test_shows_what_was_said_before(self, server: ServerProcess) -> None:
+        await piped(server.urls["ws"], "1", "ada", PASSWORD, "first", "second")
+        _, lines = await piped(server.urls["ws"], "1", "bob", PASSWORD)
+        assert lines[6:9] == [
+            "[HH:MM] ada: first",
+            "[HH:MM] ada: second",
+            "[System] Joined lobby as bob; /help lists the commands",
+        ]
+
+    async def test_a_room_that_is_not_there_is_status_1(self, server: ServerProcess) -> None:
+        status, lines = await piped(server.urls["ws"], "1", "ada", PASSWORD, room="cellar")
+        assert (status, lines[-1]) == (1, "[System] There is no such room")
+
+    async def test_end_of_input_at_the_menu_is_status_0(self, server: ServerProcess) -> None:
+        assert (0, [*MENU, "Goodbye!"]) == await piped(server.urls["ws"])
+
+    async def test_an_ending_server_is_status_1(self, server: ServerProcess) -> None:
+        async with joined(server, "ada") as (process, stdout):
+            server.signal(signal.SIGTERM)
+            assert await stdout.read() == b"[System] Disconnected from server: shutdown\n"
+            assert await process.wait() == 1
+
+    async def test_ctrl_c_is_status_0(self, server: ServerProcess) -> None:
+        async with joined(server, "ada") as (process, stdout):
+            process.send_signal(signal.SIGINT)
+            assert await stdout.read() == b"Goodbye!\n"
+            assert await process.wait() == 0
+
+    async def test_says_when_one_is_out_of_the_room(self, server: ServerProcess) -> None:
+        async with joined(server, "ada") as (_, stdout):
+            async with present(server.urls["ws"], "ada") as elsewhere:
+                await elsewhere.do("leave", room="lobby")
+            assert await stdout.readline() == b"[System] You are no longer in lobby\n"
+
+
+class TestTerminal:
+    async def test_two_people_talk(self, server: ServerProcess, tmux: Tmux) -> None:
+        """Messages stand above the input line, each once, and disturb nothing typed."""
+        ada = await entered(tmux, server.urls["ws"], "ada")
+        bob = await entered(tmux, server.urls["tcp"], "bob", width=40, height=12)
+        await ada.until_shown("[System] bob joined")
+        await ada.type("half a thou")
+        await ada.until(lambda lines: lines[-1] == "> half a thou")
+        await bob.enter("hi ada")
+        await ada.until(lambda lines: "bob: hi ada" in lines[-2] and lines[-1] == "> half a thou")
+        await ada.type("ght")
+        await ada.press("Enter")
+        await bob.until_shown("ada: half a thought")
+        await ada.enter("/users")
+        seen = await ada.until(lambda lines: "Online (2)" in lines[-2])
+        assert [re.sub(r"^\[\d\d:\d\d\]", "[HH:MM]", line) for line in seen[-6:]] == [
+            "[System] Online (1): ada",
+            "[System] bob joined",
+            "[HH:MM] bob: hi ada",
+            "[HH:MM] ada: half a thought",
+            "[System] Online (2): ada, bob",
+            ">",
+        ]
+        seen = await bob.lines()
+        assert sum("hi ada" in line for line in seen) == 1
+        assert sum("half a thought" in line for line in seen) == 1
+
+        await ada.type("never sent")
+        await ada.press("C-c")
+        assert await ada.status() == 0
+        await ada.until(lambda lines: lines[-1] == "Goodbye!")
+        await bob.until_shown("[System] ada left")
+        await bob.enter("/exit")
+        assert await bob.status() == 0
+
+    @pytest.mark.parametrize("key", ["C-c", "C-d"])
+    @pytest.mark.parametrize("typed", [(), ("1",), ("1", "ada")], ids=["menu", "name", "password"])
+    async def test_leaving_before_the_chat_is_status_0(
+        self, server: ServerProcess, tmux: Tmux, typed: tuple[str, ...], key: str
+    ) -> None:
+        pane = await tmux.open(*CLIENT, "connect", server.urls["ws"])
+        for question, answer in zip(["Choose", "Username", "Password"], typed, strict=False):
+            await pane.until_shown(question)
+            await pane.enter(answer)
+        await pane.until_shown(["Choose", "Username", "Password"][len(typed)])
+        await pane.press(key)
+        assert await pane.status() == 0
+        await pane.until(lambda lines: lines[-1] == "Goodbye!")
+
+    async def test_a_password_is_never_seen(self, server: ServerProcess, tmux: Tmux) -> None:
+        """Nor does the up arrow bring it back, where the name is asked for or in the chat."""
+        pane = await tmux.open(*CLIENT, "connect", server.urls["ws"])
+        await pane.until_shown("Choose")
+        await pane.enter("2", "ada", PASSWORD)
+        await pane.until_shown("Invalid username or password")
+        await pane.enter("1")
+        await pane.until(lambda lines: lines[-1].startswith("Username:"))
+        await pane.press("Up")
+        await pane.enter("ada", PASSWORD)
+        await pane.until(lambda lines: lines[-1] == ">")
+        await pane.press("Up")
+        await pane.enter("only this")
+        seen = await pane.until_shown("ada: only this")
+        assert not [line for line in seen if "horse" in line]
+
+    async def test_an_ending_server_takes_the_input_line_away(
+        self, server: ServerProcess, tmux: Tmux
+    ) -> None:
+        ada = await entered(tmux, server.urls["ws"], "ada")
+        await ada.type("half a thou")
+        await ada.until_shown("> half a thou")
+        server.signal(signal.SIGTERM)
+        assert await ada.status() == 1
+        farewell = "[System] Disconnected from server: shutdown"
+        await ada.until(lambda lines: lines[-1] == farewell)
+
+
+class TestNoServer:
+    async def refused(self, url: str) -> str:
+        async with client("connect", url) as process:
+            out, err = await process.communicate()
+        assert (process.returncode, out) == (1, b"")
+        return err.decode()
+
+    async def test_nobody_listens(self) -> None:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))  # and does not listen
+            url = f"ws://127.0.0.1:{taken.getsockname()[1]}/ws"
+            lines = (await self.refused(url)).splitlines()
+        assert f"Cannot connect to server at {url} (nothing is listening there)" == lines[0]
+        assert len([line for line in lines[1:] if line.startswith("  - ")]) == 3
+        assert len(lines) == 4
+
+    async def test_something_else_answers(self, server: ServerProcess) -> None:
+        other = server.urls["tcp"].replace("tcp:", "ws:")
+        assert f"Cannot connect to server at {other} (" in await self.refused(other)
+
+    async def test_there_is_no_such_path(self, server: ServerProcess) -> None:
+        assert "(HTTP status 4" in await self.refused(f"{server.urls['ws']}/nowhere")
+
+    @pytest.mark.parametrize(
+        ("line", "why"),
+        [
+            (b"SSH-2.0-OpenSSH_9.2\r\n", "what answers is no chat server"),
+            (b'{"bye":{"code":4006,"reason":"too many connections"}}\n', "too many connections"),
+            (b"", "it hung up at once"),
+        ],
+        ids=["stranger", "bye", "nothing"],
+    )
+    async def test_no_hello(self, line: bytes, why: str) -> None:
+        async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(line)
+            writer.close()
+
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as stranger:
+            url = f"tcp://127.0.0.1:{stranger.sockets[0].getsockname()[1]}"
+            with pytest.raises(wire.CannotConnect, match=why):
+                await wire.dial(url)
+
+    async def test_silence_is_an_answer_after_a_while(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(wire, "CONNECT_SECONDS", 0.05)
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            for scheme in ("ws", "tcp"):
+                with pytest.raises(wire.CannotConnect, match="no answer in"):
+                    await wire.dial(f"{scheme}://127.0.0.1:{silent.getsockname()[1]}")
+
+    @pytest.mark.parametrize("url", ["localhost:5050", "ftp://localhost", "ws://", "ws://a:b/ws"])
+    async def test_an_address_that_is_none_is_a_mistake_of_use(self, url: str) -> None:
+        async with client("connect", url) as process:
+            await process.communicate()
+        assert process.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("ws://localhost:5050/ws", "ws://localhost:5050/ws"),
+        ("ws://localhost:5050", "ws://localhost:5050/ws"),
+        ("wss://chat.example/rooms", "wss://chat.example/rooms"),
+        ("http://chat-server:5050", "ws://chat-server:5050/ws"),
+        ("https://chat.example/talk/", "wss://chat.example/talk/ws"),
+        ("https://chat.example/talk/ws", "wss://chat.example/talk/ws"),
+        ("ws://[::1]:5050/", "ws://[::1]:5050/ws"),
+    ],
+)
+def test_address(url: str, expected: str) -> None:
+    assert expected == wire.address(url)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("plain text, é, 你好, שלום", "plain text, é, 你好, שלום"),
+        ("👩‍👩‍👧 ❤️ نمی‌خواهم ۝", "👩‍👩‍👧 ❤️ نمی‌خواهم ۝"),
+        ("tab\tstays", "tab\tstays"),
+        ("two\nlines", "two\n    lines"),
+        ("\x1b[2J", r"\x1b[2J"),
+        ("\x9b2J \x85 \x80", r"\x9b2J \x85 \x80"),
+        ("\r\b\x07\x00\x7f", r"\r\x08\x07\x00\x7f"),
+        ("\u202egnp.exe", r"\u202egnp.exe"),
+        ("\u2066\u2069\u200e\u200f\u061c", r"\u2066\u2069\u200e\u200f\u061c"),
+        ("\u2028\u2029", r"\u2028\u2029"),
+        ("a\u200bb\ufeffc\u2060d\u00ade", r"a\u200bb\ufeffc\u2060d\xade"),
+        ("\U000e0041", r"\U000e0041"),
+        ("\ud800 \udcff", r"\ud800 \udcff"),
+    ],
+    ids=ascii,
+)
+def test_printable(text: str, expected: str) -> None:
+    assert expected == printable(text)
+
+
+def test_printable_leaves_no_control_character() -> None:
+    everything = "".join(map(chr, range(0x10000)))
+    shown = set(printable(everything))
+    forbidden = {*range(0x20), *range(0x7F, 0xA0), *range(0xD800, 0xE000)} - {0x09, 0x0A}
+    forbidden |= {0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A)}
+    assert set() == shown & set(map(chr, forbidden))
+
+
+async def test_a_hostile_message_is_shown_as_it_is_written(
+    server: ServerProcess, tmux: Tmux
+) -> None:
+    ada = await entered(tmux, server.urls["ws"], "ada")
+    async with present(server.urls["ws"], "mallory") as mallory:
+        refused = await mallory.do("send", room="lobby", content="\x9b2J")
+        assert refused["error"]["code"] == "invalid"
+        await mallory.do("send", room="lobby", content="\u202egnp.exe\n[12:00] bob: hi")
+        seen = await ada.until_shown("bob: hi")
+    told = next(number for number, line in enumerate(seen) if "mallory:" in line)
+    assert seen[told].endswith(r"mallory: \u202egnp.exe")
+    assert seen[told + 1] == "    [12:00] bob: hi"
+    _, lines = await piped(server.urls["ws"], "1", "carol", PASSWORD)
+    assert r"[HH:MM] mallory: \u202egnp.exe" in lines
+    assert not set("\u202e\x9b\x1b") & set("".join(lines))
+
+
+async def test_a_hostile_server_cannot_reach_the_terminal() -> None:
+    """Whatever text comes from it, names and errors and its goodbye too."""
+    evil = "\x1b]0;title\x07\x9b2J\u202e\x7f"
+    answers: dict[str, dict[str, object]] = {
+        "login": {"user": {"username": evil}},
+        "join": {"room": {"name": evil}, "head": 0, "events": []},
+        "who": {"online": [evil], "count": 1},
+    }
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        def say(frame: object) -> None:
+            writer.write(json.dumps(frame).encode() + b"\n")
+
+        say({"hello": {"v": 1}})
+        while line := await reader.readline():
+            command = json.loads(line)
+            if (cmd := command["cmd"]) in answers:
+                say({"reply": cmd, "id": command["id"], **answers[cmd]})
+            else:
+                say({"error": {"code": "invalid", "message": evil}, "id": command["id"]})
+                if cmd == "send":
+                    break
+        say([evil])
+        say({"error": {"code": "invalid", "message": evil}})
+        say({"event": evil, "seq": 1})
+        say({"event": "presence", "online": ["x", evil + "y"], "offline": [], "count": 3})
+        message = {"event": "message", "sender": evil, "content": evil, "timestamp": evil}
+        say(message)
+        say({"bye": {"code": 4001, "reason": evil}})
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as hostile:
+        url = f"tcp://127.0.0.1:{hostile.sockets[0].getsockname()[1]}"
+        async with client("connect", url) as process:
+            assert process.stdin is not None
+            process.stdin.write(b"1\nada\nx\n2\nada\nx\nhello\n")
+            assert process.stdout is not None
+            out = (await process.stdout.read()).decode()
+            assert process.stderr is not None
+            assert await process.stderr.read() == b""
+            await process.wait()
+    assert process.returncode == 1
+    assert out.count(r"\x1b]0;title\x07\x9b2J\u202e\x7f") == 10
+    assert set() == set(out) & set("\x1b\x07\x9b\u202e\x7f")
+
+
+async def test_importing_the_command_line_is_cheap() -> None:
+    heavy = {"asyncio", "attrs", "prompt_toolkit", "websockets"}
+    script = f"import sys, chat_cli.cli; print(sorted({heavy} & set(sys.modules)))"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", script, stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await process.communicate()
+    assert out.strip() == b"[]"

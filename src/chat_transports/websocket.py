@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
@@ -31,10 +32,21 @@ logger = logging.getLogger("chat_transports.websocket")
 def app(chat: Chat, *, allow_origins: Collection[str] = (), server: str = "chatcore") -> Starlette:
     """Return an ASGI application with the chat at `/ws`, to serve or to mount anywhere.
 
-    It does not start the chat: enter the chat where your application starts, for
-    instance as its lifespan, `Starlette(lifespan=lambda app: chat)`.
+    It does not start the chat, for nobody runs the lifespan of what is mounted: give
+    your application `lifespan(chat)`, or enter the chat in the lifespan that it has.
     """
     return Starlette(routes=[route(chat, allow_origins=allow_origins, server=server)])
+
+
+def lifespan(chat: Chat) -> Callable[[object], AbstractAsyncContextManager[None]]:
+    """Return a lifespan for Starlette or FastAPI that runs a chat."""
+
+    @asynccontextmanager
+    async def running(_: object) -> AsyncIterator[None]:
+        async with chat:
+            yield
+
+    return running
 
 
 def route(

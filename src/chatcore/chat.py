@@ -143,7 +143,7 @@ class Chat:
         if self._state in ("new", "closed"):
             raise RuntimeError(
                 "This Chat is not running: enter it first, `async with chat: ...`,"
-                " or give it to your application as its lifespan"
+                " in your application's lifespan for instance"
             )
 
     async def __aenter__(self) -> Self:

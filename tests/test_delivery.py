@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -270,3 +271,78 @@ async def test_who_joins_behind_a_hole_has_their_own_joining_in_the_head() -> No
             assert (joined["head"], repository.reads) == (4, 1)
             assert [event["content"] for event in joined["events"]] == ["unheard of"]
         assert [(await ada.event("message", "member"))["seq"] for _ in range(3)] == [2, 3, 4]
+
+
+class GatedRepository(MemoryRepository):
+    """Holds reads of the log, and of messages, until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+        self.gate.set()
+        self.held = 0
+
+    def _wait(self) -> None:
+        self.held += 1
+        self.gate.wait()
+
+    def read(self, room: str, after: int, upto: int, limit: int) -> Sequence[Durable]:
+        self._wait()
+        return super().read(room, after, upto, limit)
+
+    def messages(
+        self, room: str, after: int, before: int, limit: int, *, newest: bool
+    ) -> Sequence[Message]:
+        self._wait()
+        return super().messages(room, after, before, limit, newest=newest)
+
+
+async def _long_lobby(chat: Chat, repository: GatedRepository) -> tuple[User, User]:
+    """Fill the lobby beyond what is kept in memory; then hold all reads of it."""
+    ada, bob = [await chat.register(name, "correct horse") for name in ("ada", "bob")]
+    for user in (ada, bob):
+        await chat.join(user, "lobby")
+    for number in range(3, feed.TAIL * 3):
+        await chat.send(ada, "lobby", str(number))
+    repository.gate.clear()
+    repository.held = 0
+    return ada, bob
+
+
+async def test_a_page_for_a_position_that_has_moved_meanwhile_is_dropped() -> None:
+    repository = GatedRepository()
+    limits = Limits(messages=None, history=20)
+    async with Chat(repository, limits=limits, bcrypt_cost=4) as chat, connect(chat) as (bob, _):
+        await _long_lobby(chat, repository)
+        head = repository.head("lobby", 0)[1]
+        await bob.do("login", username="bob", password="correct horse")
+        epoch = (await bob.do("join", room="lobby", history=5))["epoch"]
+        first = await bob.start("join", room="lobby", since={"epoch": epoch, "seq": 10})
+        await eventually(lambda: repository.held == 1)
+        repository.gate.set()  # for the reply's own page
+        assert (await bob.answer(first))["events"][-1]["seq"] == 30
+        repository.gate.clear()
+        await eventually(lambda: repository.held >= 2)  # the page after it
+        bob.events.clear()
+        again = await bob.do("join", room="lobby", since={"epoch": epoch, "seq": head - 2})
+        assert [event["seq"] for event in again["events"]] == [head - 1, head]
+        bob.events.clear()
+        repository.gate.set()
+        await chat.send(User("ada", "ada"), "lobby", "next")
+        assert (await bob.event("message"))["seq"] == head + 1
+
+
+async def test_a_membership_that_ends_while_joining_ends_the_joining() -> None:
+    repository = GatedRepository()
+    limits = Limits(messages=None)
+    async with Chat(repository, limits=limits, bcrypt_cost=4) as chat, connect(chat) as (late, _):
+        ada, bob = await _long_lobby(chat, repository)
+        await late.do("login", username="bob", password="correct horse")
+        joining = await late.start("join", room="lobby", history=200)
+        await eventually(lambda: repository.held == 1)
+        await chat.leave(bob, "lobby")
+        repository.gate.set()
+        assert (await late.answer(joining))["error"]["code"] == "not_member"
+        await chat.send(ada, "lobby", "not for bob")
+        await late.do("ping")
+        assert not [event for event in late.events if event["event"] == "message"]

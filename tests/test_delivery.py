@@ -274,17 +274,18 @@ async def test_who_joins_behind_a_hole_has_their_own_joining_in_the_head() -> No
 
 
 class GatedRepository(MemoryRepository):
-    """Holds reads of the log, and of messages, until it is let go."""
+    """Lets each read of the log, and of messages, begin when it is told to."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.gate = threading.Event()
-        self.gate.set()
-        self.held = 0
+        self.permits: threading.Semaphore | None = None
+        self.waiting = 0
 
     def _wait(self) -> None:
-        self.held += 1
-        self.gate.wait()
+        if self.permits is not None:
+            self.waiting += 1
+            self.permits.acquire()
+            self.waiting -= 1
 
     def read(self, room: str, after: int, upto: int, limit: int) -> Sequence[Durable]:
         self._wait()
@@ -304,8 +305,7 @@ async def _long_lobby(chat: Chat, repository: GatedRepository) -> tuple[User, Us
         await chat.join(user, "lobby")
     for number in range(3, feed.TAIL * 3):
         await chat.send(ada, "lobby", str(number))
-    repository.gate.clear()
-    repository.held = 0
+    repository.permits = threading.Semaphore(0)
     return ada, bob
 
 
@@ -314,20 +314,20 @@ async def test_a_page_for_a_position_that_has_moved_meanwhile_is_dropped() -> No
     limits = Limits(messages=None, history=20)
     async with Chat(repository, limits=limits, bcrypt_cost=4) as chat, connect(chat) as (bob, _):
         await _long_lobby(chat, repository)
+        assert repository.permits is not None
         head = repository.head("lobby", 0)[1]
         await bob.do("login", username="bob", password="correct horse")
         epoch = (await bob.do("join", room="lobby", history=5))["epoch"]
         first = await bob.start("join", room="lobby", since={"epoch": epoch, "seq": 10})
-        await eventually(lambda: repository.held == 1)
-        repository.gate.set()  # for the reply's own page
+        repository.permits.release()  # for the reply's own page
         assert (await bob.answer(first))["events"][-1]["seq"] == 30
-        repository.gate.clear()
-        await eventually(lambda: repository.held >= 2)  # the page after it
+        await eventually(lambda: repository.waiting == 1)  # for the page after it
         bob.events.clear()
         again = await bob.do("join", room="lobby", since={"epoch": epoch, "seq": head - 2})
         assert [event["seq"] for event in again["events"]] == [head - 1, head]
         bob.events.clear()
-        repository.gate.set()
+        repository.permits.release(99)
+        await eventually(lambda: repository.waiting == 0)
         await chat.send(User("ada", "ada"), "lobby", "next")
         assert (await bob.event("message"))["seq"] == head + 1
 
@@ -337,11 +337,12 @@ async def test_a_membership_that_ends_while_joining_ends_the_joining() -> None:
     limits = Limits(messages=None)
     async with Chat(repository, limits=limits, bcrypt_cost=4) as chat, connect(chat) as (late, _):
         ada, bob = await _long_lobby(chat, repository)
+        assert repository.permits is not None
         await late.do("login", username="bob", password="correct horse")
         joining = await late.start("join", room="lobby", history=200)
-        await eventually(lambda: repository.held == 1)
+        await eventually(lambda: repository.waiting == 1)
         await chat.leave(bob, "lobby")
-        repository.gate.set()
+        repository.permits.release(99)
         assert (await late.answer(joining))["error"]["code"] == "not_member"
         await chat.send(ada, "lobby", "not for bob")
         await late.do("ping")

@@ -240,6 +240,24 @@ async def test_what_was_asked_before_hanging_up_is_stored() -> None:
         assert link.code is None, "the peer closed, not the server"
 
 
+async def test_a_peer_that_closed_its_own_half_is_still_answered() -> None:
+    """As `printf … | nc` does."""
+    repository = SlowRepository()
+    async with Chat(repository, limits=Limits(messages=None), bcrypt_cost=4) as chat:
+        ada = await chat.register("ada", PASSWORD)
+        await chat.join(ada, "lobby")
+        token = (await chat.issue_token(ada)).secret
+        async with connect(chat, Credentials(token=token)) as (peer, link):
+            repository.gate.clear()
+            asked = await peer.start("send", room="lobby", content="last words")
+            link._incoming.put_nowait(None)  # noqa: SLF001 - the half that a MemoryLink has no word for
+            for _ in range(20):
+                await asyncio.sleep(0)
+            repository.gate.set()
+            assert (await peer.answer(asked))["seq"] == 2
+            assert peer.bye is None
+
+
 async def test_logout_ends_all_connections_with_that_token_and_no_others() -> None:
     async with one() as (chat, ada, _):
         token = (await ada.do("register", username="ada", password=PASSWORD))["token"]

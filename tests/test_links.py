@@ -136,3 +136,20 @@ async def test_a_tcp_peer_that_half_closes_is_still_answered() -> None:
             link.write(b'"answer"\n')
         link.close(1000, "")
         assert await peer.receive() == b'"answer"\n'
+
+
+async def test_a_tcp_peer_that_sends_more_than_is_asked_for_is_held_back() -> None:
+    async with tcp() as (link, peer):
+        line = b"x" * 1_000
+        flood = asyncio.ensure_future(_send_for_ever(peer, line))
+        assert await link.receive() == line
+        await eventually(lambda: not link._transport.is_reading())  # type: ignore[attr-defined] # noqa: SLF001 - nothing else shows it
+        for _ in range(2_000):
+            assert await link.receive() == line, "and goes on where it was"
+        flood.cancel()
+        await asyncio.wait([flood])
+
+
+async def _send_for_ever(peer: LinkPeer, frame: bytes) -> None:
+    while True:
+        await peer.send(frame)

@@ -292,3 +292,20 @@ async def test_in_the_log_and_told_are_the_same(chat: Chat) -> None:
     assert list(page.messages) == told
     assert isinstance(told[0], Message)
     assert told[0].content.startswith("é ")
+
+
+async def test_nobody_is_in_more_rooms_than_a_frame_can_tell_of() -> None:
+    limits = Limits(rooms_joined=3, rooms_owned=2)
+    async with Chat(MemoryRepository(), limits=limits, bcrypt_cost=4) as chat:
+        ada, bob = await chat.register("ada", PASSWORD), await chat.register("bob", PASSWORD)
+        for name in ("one", "two"):
+            await chat.create(ada, name)
+        with pytest.raises(Forbidden, match="You own 2 rooms"):
+            await chat.create(ada, "three")
+        await chat.create(bob, "four")
+        await chat.join(ada, "four")
+        with pytest.raises(Forbidden, match="You are in 3 rooms; leave one first"):
+            await chat.join(ada, "lobby")
+        assert (await chat.join(ada, "four")).role == "member", "one that it is in already"
+        await chat.leave(ada, "four")
+        assert (await chat.join(ada, "lobby")).role == "member"

@@ -373,6 +373,38 @@ async def test_a_defect_costs_its_command_and_not_the_connection(
     assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
+async def test_a_host_that_fails_to_say_who_it_is_is_noted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Broken:
+        async def authenticate(self, credentials: Credentials) -> User | None:
+            raise ValueError("a host's own mistake")
+
+    async with (
+        Chat(MemoryRepository(), authenticator=Broken(), bcrypt_cost=4) as chat,
+        connect(chat) as (peer, _),
+    ):
+        bye = await peer.goodbye()
+        assert (bye["code"], bye["reconnect"], bye["retry_after"]) == (4001, True, 5)
+    assert [record.getMessage() for record in caplog.records] == ["authenticating failed"]
+
+
+async def test_a_hosts_user_logs_out_of_all_connections_without_a_token() -> None:
+    class Host:
+        async def authenticate(self, credentials: Credentials) -> User | None:
+            return User("ada", "Ada")
+
+    async with (
+        Chat(MemoryRepository(), authenticator=Host(), bcrypt_cost=4) as chat,
+        connect(chat) as (one_, _),
+        connect(chat) as (other, _),
+    ):
+        await other.do("ping")  # it has been let in
+        assert (await one_.do("logout"))["reply"] == "logout"
+        for peer in (one_, other):
+            assert (await peer.goodbye())["code"] == 4502
+
+
 async def test_shutdown_answers_what_came_before_and_says_goodbye_to_all() -> None:
     repository = SlowRepository()
     chat = Chat(repository, limits=Limits(messages=None), bcrypt_cost=4)

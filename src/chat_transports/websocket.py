@@ -60,7 +60,12 @@ def route(
 
     async def endpoint(websocket: WebSocket) -> None:
         if not _same_origin(websocket, allow_origins):
-            await _deny(websocket, 403, "This page's origin is not allowed; see --allow-origin")
+            logger.info("refused a page from %s", websocket.headers["origin"])
+            await _deny(
+                websocket,
+                403,
+                "This page's origin is not allowed: see allow_origins (--allow-origin)",
+            )
             return
         try:
             chat.check_started()

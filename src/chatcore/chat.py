@@ -22,6 +22,7 @@ from chatcore.errors import (
     BadCredentials,
     ChatError,
     Conflict,
+    Forbidden,
     Invalid,
     NotFound,
     NotMember,
@@ -293,13 +294,18 @@ class Chat:
         if user is None:
             return None
         user = User(names.username(user.username), user.display_name)
-        known = await self._read(self._repository.user, user.username)
-        if known is None and not await self._journal.write(self._repository.add_user, user, None):
-            raise Conflict(f"The username {user.username} looks like another's")
+        if await self._read(self._repository.user, user.username) is None:
+            await self._journal.write(self._repository.add_user, user, None)
+            # Not added is known by now, from another connection, or looks like somebody.
+            if await self._read(self._repository.user, user.username) is None:
+                raise Conflict(f"The username {user.username} looks like another's")
         return user, None
 
     async def logout(self, token: Token | None, user: User, *, everywhere: bool = False) -> None:
-        """Revoke a token, or all of the user's, and end the connections that hold it."""
+        """Revoke a token, or all of the user's, and end the connections that hold it.
+
+        Without a token, those that a host's Authenticator let in end.
+        """
         if everywhere:
             await self._journal.write(self._repository.remove_tokens, user.username)
         elif token is not None:
@@ -311,7 +317,7 @@ class Chat:
             lambda each: (
                 each.user is not None
                 and each.user.username == user.username
-                and (everywhere or (digest is not None and each.digest == digest))
+                and (everywhere or each.digest == digest)
             ),
             Close.REVOKED,
             "logged out",
@@ -339,8 +345,17 @@ class Chat:
             model.line(topic, "topic", 500),
         )
         self._policy.check(user, command, new)
+        await self._check_rooms(user, owned=True)
         await self._append(self._membership_draft(user, new, "join", "owner", creates=True))
         return new
+
+    async def _check_rooms(self, user: User, *, owned: bool = False) -> None:
+        """Raise Forbidden for one room too many: all of a user's fit into one frame."""
+        mine = await self.memberships(user)
+        if len(mine) >= self.limits.rooms_joined:
+            raise Forbidden(f"You are in {len(mine)} rooms; leave one first")
+        if owned and sum(each.role == "owner" for each in mine) >= self.limits.rooms_owned:
+            raise Forbidden(f"You own {self.limits.rooms_owned} rooms, as many as one may")
 
     async def memberships(self, user: User) -> Sequence[Membership]:
         """Return where a user stands in each of their rooms."""
@@ -371,6 +386,7 @@ class Chat:
             if membership is None:
                 if found.kind != "public":
                     raise NotFound("There is no such room")
+                await self._check_rooms(user)
                 with contextlib.suppress(Conflict):  # joined on another connection, just before
                     draft = self._membership_draft(user, found, "join", "member")
                     await self.hub.reach(feed, await self._append(draft))

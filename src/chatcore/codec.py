@@ -242,6 +242,8 @@ _PRIVATE_LIMITS = (
     "attempts",
     "user_connections",
     "address_connections",
+    "rooms_joined",
+    "rooms_owned",
     "login_seconds",
     "buffer_bytes",
     "ping",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import assert_never
 
 from attrs import define
@@ -43,6 +44,21 @@ async def serve(
     """
     chat.check_started()
     await _Connection(chat, link, credentials or Credentials(), server).run()
+
+
+@contextmanager
+def _defects(what: str) -> Iterator[None]:
+    """Note a defect and raise Internal in its place: it costs its command, not the connection.
+
+    The one place where all exceptions are caught.
+    """
+    try:
+        yield
+    except (ChatError, LinkClosed):
+        raise
+    except Exception as error:
+        logger.exception("%s failed", what)
+        raise Internal("The server made a mistake; it has been noted") from error
 
 
 @define(eq=False)
@@ -118,14 +134,15 @@ class _Connection:
     async def _hello(self) -> None:
         limits, rooms = self._chat.limits, None
         try:
-            known = await self._chat.authenticate(self._credentials)
-            if known is not None:
-                rooms = await self._welcome(*known)
+            with _defects("authenticating"):
+                known = await self._chat.authenticate(self._credentials)
+                if known is not None:
+                    rooms = await self._welcome(*known)
         except RateLimited as error:
             self.end(Close.TOO_MANY_CONNECTIONS, error.message, 5.0)
             return
-        except Unavailable as error:
-            self.end(Close.SHUTDOWN, error.message, 1.0)
+        except (Unavailable, Internal) as error:
+            self.end(Close.SHUTDOWN, error.message, 5.0)
             return
         except ChatError as error:
             self.end(Close.BAD_TOKEN, error.message)
@@ -179,15 +196,10 @@ class _Connection:
         slot = _Slot(request.id)
         self._slots.append(slot)
         try:
-            await self._do(request, slot)
+            with _defects(type(request.command).__name__):
+                await self._do(request, slot)
         except ChatError as error:
             self._answer(slot, error)
-        except LinkClosed:
-            raise
-        except Exception:
-            # The one place where a defect is caught: it costs its command, not the connection.
-            logger.exception("a command failed: %s", type(request.command).__name__)
-            self._answer(slot, Internal("The server made a mistake; it has been noted"))
 
     async def _do(self, request: Request, slot: _Slot) -> None:
         command = request.command

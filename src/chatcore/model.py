@@ -124,6 +124,8 @@ class Limits:
     """Registrations and logins by password, for one peer address."""
     user_connections: int | None = 50
     address_connections: int | None = 200
+    rooms_joined: int = 100
+    rooms_owned: int = 15
     login_seconds: float | None = 300.0
     """How long a connection may stay without a login."""
     buffer_bytes: int = 262_144

@@ -29,6 +29,7 @@ LEVELS = ("critical", "error", "warning", "info", "debug")
     "--transport",
     "transports",
     type=click.Choice(["ws", "tcp"]),
+    envvar="CHAT_TRANSPORT",
     multiple=True,
     default=("ws",),
     show_default=True,
@@ -68,6 +69,7 @@ LEVELS = ("critical", "error", "warning", "info", "debug")
 @click.option(
     "--allow-origin",
     "allow_origins",
+    envvar="CHAT_ALLOW_ORIGIN",
     multiple=True,
     metavar="ORIGIN",
     help="A web page's origin that may connect beside our own, such as https://example.org.",
@@ -144,7 +146,7 @@ def main(
 
 
 def _repository(database: str) -> Repository:
-    if database == "memory:":
+    if database in ("memory:", ":memory:", "sqlite:///:memory:"):
         return chatcore.MemoryRepository()
     scheme, separator, path = database.partition("://")
     if not separator:
@@ -180,8 +182,11 @@ def _log_to_stderr(level: str) -> None:
 
 
 def _one_line(record: logging.LogRecord) -> bool:
-    """Let what a peer did wrong be one line: uvicorn logs a traceback for text not in UTF-8."""
-    if record.name == "uvicorn.error" and record.getMessage().startswith("Invalid UTF-8"):
-        record.exc_info = None
-        record.levelno, record.levelname = logging.INFO, "INFO"
+    """Let what a peer did wrong be one line, and no error of ours."""
+    if record.name == "uvicorn.error":
+        if record.getMessage().startswith("Invalid UTF-8"):  # with a traceback
+            record.exc_info = None
+            record.levelno, record.levelname = logging.INFO, "INFO"
+        elif "without completing handshake" in record.msg:  # a refusal; the door tells of it
+            return False
     return True

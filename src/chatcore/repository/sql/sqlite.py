@@ -157,6 +157,7 @@ def _engine(path: Path, busy_seconds: float, begin: str, connections: int) -> sa
         poolclass=QueuePool,
         pool_size=connections,
         max_overflow=0,
+        hide_parameters=True,  # what people wrote has no place in a log
         connect_args={"timeout": busy_seconds, "check_same_thread": False},
     )
 

@@ -347,3 +347,26 @@ async def test_a_membership_that_ends_while_joining_ends_the_joining() -> None:
         await chat.send(ada, "lobby", "not for bob")
         await late.do("ping")
         assert not [event for event in late.events if event["event"] == "message"]
+
+
+async def test_who_left_while_behind_and_joins_again_gets_what_follows() -> None:
+    repository = GatedRepository()
+    limits = Limits(messages=None, history=20)
+    async with Chat(repository, limits=limits, bcrypt_cost=4) as chat, connect(chat) as (peer, _):
+        ada, bob = await _long_lobby(chat, repository)
+        assert repository.permits is not None
+        await peer.do("login", username="bob", password="correct horse")
+        repository.permits.release()
+        epoch = (await peer.do("join", room="lobby", since={"epoch": "?", "seq": 0}))["epoch"]
+        behind = await peer.start("join", room="lobby", since={"epoch": epoch, "seq": 10})
+        repository.permits.release()
+        await peer.answer(behind)
+        await eventually(lambda: repository.waiting == 1)
+        await chat.leave(bob, "lobby")
+        again = await peer.start("join", room="lobby", since={"epoch": epoch, "seq": 10})
+        repository.permits.release(99)
+        assert (await peer.answer(again))["events"][-1]["seq"] == 30
+        peer.events.clear()
+        await chat.send(ada, "lobby", "after all")
+        while (await peer.event("message"))["content"] != "after all":
+            pass

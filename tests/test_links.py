@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
+from chat_transports.inbox import FULL
 from chat_transports.tcp import TcpLink
 from chat_transports.websocket import WebSocketLink
 from chatcore.codec import JsonLines
@@ -146,6 +147,20 @@ async def test_a_tcp_peer_that_sends_more_than_is_asked_for_is_held_back() -> No
         await eventually(lambda: not link._transport.is_reading())  # type: ignore[attr-defined] # noqa: SLF001 - nothing else shows it
         for _ in range(2_000):
             assert await link.receive() == line, "and goes on where it was"
+        flood.cancel()
+        await asyncio.wait([flood])
+
+
+async def test_a_websocket_peer_that_sends_more_than_is_asked_for_is_held_back() -> None:
+    async with websocket() as (link, peer):
+        flood = asyncio.ensure_future(_send_for_ever(peer, b"x" * 1_000))
+        inbox = link._inbox  # type: ignore[attr-defined] # noqa: SLF001 - nothing else shows it
+        await eventually(lambda: inbox._paused)  # noqa: SLF001 - as above
+        for _ in range(1_000):
+            await asyncio.sleep(0)
+        assert len(inbox._frames) <= FULL  # noqa: SLF001 - as above
+        for _ in range(2_000):
+            assert await link.receive() == b"x" * 1_000
         flood.cancel()
         await asyncio.wait([flood])
 

@@ -56,6 +56,8 @@ T = TypeVar("T")
 
 LINGER_SECONDS = 3.0
 """What a connection has, at the end, to take what is on its way to it."""
+WATCH_SECONDS = 0.5
+"""How long the appending of another process may go unseen."""
 ROOMS_CACHED = 10_000
 WHO_NAMED = 1_000
 Done: TypeAlias = Callable[[SendReply | LeaveReply | ChatError], None]
@@ -167,6 +169,7 @@ class Chat:
         self.hub = Hub(self._repository, self._read, self._presence, self.limits)
         self._bus.subscribe(self.hub.deliver)
         self._bus.subscribe(self._observe)
+        self._watching = asyncio.create_task(self._watch())
         return self
 
     def _open(self) -> None:
@@ -194,6 +197,7 @@ class Chat:
         if self._state != "running":
             return
         self._state = "closing"
+        self._watching.cancel()
         await self._journal.close()
         spread = 1.0 + len(self.roster) / 500
         delays = iter(lambda: round(random.uniform(0.5, spread), 2), None)
@@ -205,6 +209,15 @@ class Chat:
         self._readers.shutdown()
         self._repository.close()
         self._state = "closed"
+
+    async def _watch(self) -> None:
+        """See what other processes append to the log."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            # Asked in the writer's turn, so that all of our own before it is announced.
+            with contextlib.suppress(ChatError):
+                rooms = self.hub.rooms()
+                self.hub.notice(await self._journal.write(self._repository.foreign_heads, rooms))
 
     @property
     def failure(self) -> BaseException | None:

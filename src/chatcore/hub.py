@@ -13,7 +13,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager
 from typing import Protocol
 
@@ -90,6 +98,10 @@ class Hub:
         del mine[listener]
         if not mine:
             del self._listeners[listener.username]
+
+    def rooms(self) -> Sequence[str]:
+        """Return the rooms that somebody listens to."""
+        return [*self._feeds]
 
     def tell(self, username: str, event: MembershipChanged) -> None:
         """Give a personal event to all of a user's connections; it is never dropped."""
@@ -217,19 +229,27 @@ class Hub:
                 fresh.append(event)
             elif event.seq > expected:
                 feed.waiting = [event for event in announced if event.seq > expected]
-                self._spawn(self._fill(feed))
+                self._spawn(self._fill(feed, event.seq - 1))
                 break
         if fresh:
             self._emit(feed, fresh)
 
-    async def _fill(self, feed: Feed) -> None:
-        """Read the hole before what was announced out of order, or after something was lost."""
-        while feed.waiting:
-            hole = min(event.seq for event in feed.waiting) - 1
-            if feed.head >= hole:
-                break
+    def notice(self, heads: Mapping[str, int]) -> None:
+        """Take heads of rooms that nobody announced: another process has written.
+
+        All that this one committed before they were read must have been announced.
+        """
+        for room, head in heads.items():
+            feed = self._feeds.get(room)
+            if feed is not None and feed.waiting is None and feed.head < head:
+                feed.waiting = []
+                self._spawn(self._fill(feed, head))
+
+    async def _fill(self, feed: Feed, upto: int) -> None:
+        """Read a hole from the log, while what is announced meanwhile waits."""
+        while feed.head < upto:
             try:
-                missing = await self._read(feed, feed.head, hole)
+                missing = await self._read(feed, feed.head, upto)
             except ChatError:
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
@@ -240,7 +260,7 @@ class Hub:
                 for subscription in feed.subscriptions:
                     if subscription.cursor is None:
                         self._fall_behind(subscription, feed.head)
-                feed.head = hole
+                feed.head = upto
                 feed.tail.clear()
         self._resume(feed)
 

@@ -6,7 +6,7 @@ implementation can run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol, TypeAlias
 
@@ -80,6 +80,13 @@ class Repository(Protocol):
         """Return a room's first seq, its head, and its newest `tail` events in seq order.
 
         One snapshot.  0 is the head of an empty log, and 1 its first.
+        """
+
+    def foreign_heads(self, rooms: Sequence[str]) -> Mapping[str, int]:
+        """Return these rooms' heads, or nothing where nobody else has written since last asked.
+
+        Somebody else is another process with a repository of its own.  Called from one
+        thread, the one that writes.
         """
 
     def read(self, room: str, after: int, upto: int, limit: int) -> Sequence[Durable]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from attrs import define, field
@@ -124,6 +124,9 @@ class MemoryRepository:
         with self._lock:
             log = self._logs[room]
             return 1, log.head, log.events[max(0, log.head - tail) :]
+
+    def foreign_heads(self, rooms: Sequence[str]) -> Mapping[str, int]:
+        return {}
 
     def read(self, room: str, after: int, upto: int, limit: int) -> Sequence[Durable]:
         with self._lock:

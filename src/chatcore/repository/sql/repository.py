@@ -9,7 +9,7 @@ waits for the switch interval: a row at a time is a hundred rows a second.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
@@ -46,6 +46,9 @@ class Dialect(Protocol):
 
     def insert_new(self, table: sa.Table, source: sa.Select[Any]) -> sa.Insert:
         """Insert what no unique constraint refuses."""
+
+    def written_by_others(self) -> bool:
+        """Say whether another process may have committed since this was last called."""
 
     def explain(self, error: sa.exc.DBAPIError) -> ChatError:
         """Say what a database's error means for whoever asked; raise it where it is a defect."""
@@ -190,6 +193,13 @@ class SqlRepository:
             first, head = connection.execute(self._sql.head, {"room": room}).one()
             newest = self._read(connection, room, head - tail, head, tail) if tail else []
             return first, head, newest
+
+    def foreign_heads(self, rooms: Sequence[str]) -> Mapping[str, int]:
+        if not self._dialect.written_by_others():
+            return {}
+        with self._dialect.reading() as connection:
+            found = _taken(connection, self._sql.load_rooms, [[name] for name in rooms])
+        return {name: head for name, _, _, _, _, head, _ in found}
 
     def read(self, room: str, after: int, upto: int, limit: int) -> Sequence[Durable]:
         with self._dialect.reading() as connection:

@@ -31,6 +31,7 @@ class SqliteRepository(SqlRepository):
     def __init__(self, path: str | os.PathLike[str], *, busy_seconds: float = 5.0) -> None:
         self._path = Path(path)
         self._lock: IO[str] | None = None
+        self._data_version: tuple[int, int] | None = None
         # Each write transaction takes the write lock as it begins: one that reads first
         # and then finds the lock taken could not wait for it, only fail.
         self._writer = _engine(self._path, busy_seconds, "BEGIN IMMEDIATE", 1)
@@ -101,6 +102,14 @@ class SqliteRepository(SqlRepository):
             raise Unavailable("The database is busy; try again") from error
         except sa.exc.DBAPIError as error:
             raise self.explain(error) from error
+
+    def written_by_others(self) -> bool:
+        # Of one connection's own commits this number knows nothing, so it is the writer's.
+        with self._plainly(), contextlib.closing(self._writer.raw_connection()) as connection:
+            (version,) = connection.cursor().execute("PRAGMA data_version").fetchone()
+            seen = (id(connection.dbapi_connection), version)
+        before, self._data_version = self._data_version, seen
+        return before not in (None, seen)
 
     def explain(self, error: sa.exc.DBAPIError) -> ChatError:
         if getattr(error.orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:

@@ -1,0 +1,75 @@
+"""Another process appends to the server's file, and the server sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from chatcore.model import Room
+from chatcore.repository.sql import SqliteRepository
+from tests.support import present, serving
+
+APPEND = """
+import sys
+from chatcore import SqliteRepository
+from chatcore.model import Draft, utcnow
+
+repository = SqliteRepository(sys.argv[1])
+repository.open()
+for number in range(300):
+    draft = Draft(
+        room=repository.room("lobby"),
+        sender="ada",
+        kind="message",
+        body={"content": f"cron {number}"},
+        timestamp=utcnow(),
+    )
+    repository.append([draft])
+repository.close()
+"""
+
+
+async def test_what_another_process_appends_comes_in_order_and_once(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    async with (
+        serving(path, "--limits", "none") as server,
+        present(server.urls["ws"], "ada") as ada,
+        present(server.urls["tcp"], "bob") as bob,
+    ):
+        other = await asyncio.create_subprocess_exec(sys.executable, "-c", APPEND, str(path))
+        sent = 0
+        while other.returncode is None or sent < 50:
+            assert "seq" in await bob.do("send", room="lobby", content=f"bob {sent}")
+            sent += 1
+            await asyncio.sleep(0)
+        assert other.returncode == 0
+        for peer in (ada, bob):
+            seqs: list[int] = []
+            texts: list[str] = []
+            while len(texts) < 300 + sent:
+                event = await peer.event("message", "member")
+                seqs.append(event["seq"])
+                texts += [event["content"]] if event["event"] == "message" else []
+            assert seqs == [*range(seqs[0], seqs[0] + len(seqs))]
+            assert [text for text in texts if text.startswith("cron")] == [
+                f"cron {number}" for number in range(300)
+            ]
+            page = await peer.do("history", room="lobby", limit=1)
+            assert page["head"] == seqs[-1], "and nobody had to send anything after it"
+
+
+def test_only_others_writing_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    ours, theirs = SqliteRepository(path), SqliteRepository(path)
+    ours.open()
+    theirs.open()
+    ours.add_room(Room("lobby"))
+    assert ours.foreign_heads(["lobby"]) == {}
+    ours.add_room(Room("den"))
+    assert ours.foreign_heads(["lobby"]) == {}
+    theirs.add_room(Room("tea"))
+    assert ours.foreign_heads(["lobby", "nowhere"]) == {"lobby": 0}
+    assert ours.foreign_heads(["lobby"]) == {}
+    ours.close()
+    theirs.close()

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import orjson
 import sqlalchemy as sa
@@ -35,8 +35,8 @@ class Dialect(Protocol):
     def writing(self) -> AbstractContextManager[sa.Connection]:
         """One transaction that holds the write lock; rolled back when it is left uncommitted."""
 
-    def given(self, *columns: str) -> sa.Subquery:
-        """Rows out of the JSON parameter `given`: a list of lists, by position."""
+    def given(self, *columns: str, by: str = "given") -> sa.Subquery:
+        """Rows out of the JSON parameter that `by` names: a list of lists, by position."""
 
     def taken(self, select: sa.Select[Any]) -> sa.Select[Any]:
         """A select of one JSON value: a list of lists, in no order; JSON columns nested."""
@@ -55,12 +55,16 @@ class Dialect(Protocol):
 
 
 def milliseconds(moment: datetime) -> int:
-    return (moment - _EPOCH) // timedelta(milliseconds=1)
+    past = moment - _EPOCH  # whose parts are integers, which a division of it is slow to find
+    return (past.days * 86_400 + past.seconds) * 1_000 + past.microseconds // 1_000
 
 
 def moment(milliseconds: int) -> datetime:
     return _EPOCH + timedelta(milliseconds=milliseconds)
 
+
+_Given: TypeAlias = dict[str, list[Any]]
+"""Rows for each parameter of a statement that takes more than one."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -146,9 +150,12 @@ class SqlRepository:
         self, connection: sa.Connection, drafts: Sequence[Draft]
     ) -> tuple[Ledger, dict[str, int], dict[str, int]]:
         sql, (names, people, retries) = self._sql, touched(drafts)
-        found_rooms = _taken(connection, sql.load_rooms, [[name] for name in names])
-        found_users = _taken(connection, sql.load_standings, people)
-        found_txns = _taken(connection, sql.load_txns, retries) if retries else []
+        given: _Given = {
+            "rooms": [[name] for name in names],
+            "people": [*people],
+            "txns": [*retries],
+        }
+        found_rooms, found_users, found_txns = _loaded(connection, sql.load, given)
         ledger = Ledger(
             rooms={name: RoomState(*state) for name, _, *state in found_rooms},
             users={username for _, username, *_ in found_users},
@@ -197,8 +204,9 @@ class SqlRepository:
     def foreign_heads(self, rooms: Sequence[str]) -> Mapping[str, int]:
         if not self._dialect.written_by_others():
             return {}
+        given: _Given = {"rooms": [[name] for name in rooms], "people": [], "txns": []}
         with self._dialect.reading() as connection:
-            found = _taken(connection, self._sql.load_rooms, [[name] for name in rooms])
+            found, _, _ = _loaded(connection, self._sql.load, given)
         return {name: head for name, _, _, _, _, head, _ in found}
 
     def read(self, room: str, after: int, upto: int, limit: int) -> Sequence[Durable]:
@@ -312,6 +320,13 @@ def _taken(connection: sa.Connection, statement: sa.Executable, given: Any) -> l
     )
 
 
+def _loaded(
+    connection: sa.Connection, statement: sa.Executable, given: _Given
+) -> list[list[list[Any]]]:
+    parameters = {name: orjson.dumps(rows).decode() for name, rows in given.items()}
+    return [orjson.loads(rows) for rows in connection.execute(statement, parameters).one()]
+
+
 def _room_row(room: Room) -> list[object]:
     return [room.name, skeleton(room.name), room.kind, room.title, room.topic, room.epoch]
 
@@ -354,8 +369,8 @@ class _Statements:
         self.add_users = dialect.insert_new(users, sa.select(*row.c))
 
         # What a batch touches.
-        row = given("name")
-        self.load_rooms = taken(
+        row = given("name", by="rooms")
+        load_rooms = taken(
             sa.select(
                 rooms.c.name,
                 rooms.c.id,
@@ -366,8 +381,8 @@ class _Statements:
                 rooms.c.messages,
             ).join_from(row, rooms, rooms.c.name == row.c.name)
         )
-        row = given("room", "username")
-        self.load_standings = taken(
+        row = given("room", "username", by="people")
+        load_standings = taken(
             sa.select(
                 row.c.room,
                 users.c.username,
@@ -383,8 +398,8 @@ class _Statements:
                 sa.and_(members.c.room_id == rooms.c.id, members.c.user_id == users.c.id),
             )
         )
-        row = given("room", "username", "txn_id")
-        self.load_txns = taken(
+        row = given("room", "username", "txn_id", by="txns")
+        load_txns = taken(
             sa.select(
                 row.c.room,
                 row.c.username,
@@ -403,6 +418,12 @@ class _Statements:
                     txns.c.txn_id == row.c.txn_id,
                 ),
             )
+        )
+        # One statement for all three: most of what a lone send costs is each statement's own.
+        self.load = sa.select(
+            load_rooms.scalar_subquery().label("rooms"),
+            load_standings.scalar_subquery().label("people"),
+            load_txns.scalar_subquery().label("txns"),
         )
         row = given("room", "seq", "draft")
         self.load_drafts = taken(

@@ -119,8 +119,8 @@ class SqliteRepository(SqlRepository):
             return Unavailable("The server's database did not answer; try again")
         raise error
 
-    def given(self, *columns: str) -> sa.Subquery:
-        each = sa.func.json_each(sa.bindparam("given")).table_valued("value", name="each")
+    def given(self, *columns: str, by: str = "given") -> sa.Subquery:
+        each = sa.func.json_each(sa.bindparam(by)).table_valued("value", name="each")
         return sa.select(
             *(
                 sa.func.json_extract(each.c.value, sa.literal_column(f"'$[{position}]'")).label(
@@ -179,6 +179,7 @@ def _engine(path: Path, busy_seconds: float, begin: str, connections: int) -> sa
             raise sqlite3.OperationalError("it is not on a file system that SQLite's WAL works on")
         cursor.execute("PRAGMA synchronous = FULL")
         cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.execute("PRAGMA temp_store = MEMORY")  # a batch's statement journal is no file
         cursor.close()
 
     @sa.event.listens_for(engine, "begin")

@@ -1,0 +1,46 @@
+"""The benchmarks run; what they measure is nobody's business here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+SPREAD = {"median", "least", "most"}
+
+
+def test_journal_prints_its_table_and_writes_it_as_json(tmp_path: Path) -> None:
+    file = tmp_path / "journal.json"
+    ran = subprocess.run(
+        [sys.executable, "-m", "benchmarks.journal", "--quick", "--dir", tmp_path, "--json", file],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+
+    loads = ["idle", "saturated, 5 ms", "saturated, 0.1 ms"]
+    rows = [(load, senders) for load in loads for senders in (1, 16, 256)]
+    head, *lines = ran.stdout.splitlines()
+    assert head.split()[:3] == ["loop", "senders", "grouped/s"]
+    for (load, senders), line in zip(rows, lines, strict=False):
+        assert line.startswith(load)
+        assert line.removeprefix(load).split()[0] == str(senders)
+
+    report = json.loads(file.read_text())
+    assert set(report) == {"python", "sqlite", "cpus", "rows", "goals"}
+    assert [(row["load"], row["senders"]) for row in report["rows"]] == rows
+    for row in report["rows"]:
+        assert set(row) == {"load", "senders", "grouped", "one by one", "bare", "ratio"}
+        assert set(row["ratio"]) == SPREAD
+        for way in ("grouped", "one by one", "bare"):
+            measured = row[way]
+            assert set(measured) == {"sends_per_second", "cpu_us_per_send", "sends_per_commit"}
+            assert all(set(value) == SPREAD for value in measured.values())
+            assert measured["sends_per_second"]["least"] > 0
+    for goal in report["goals"]:
+        assert set(goal) == {"goal", "at_least", "measured", "met"}
+    assert not list(tmp_path.glob("tmp*")), "the databases are left behind"

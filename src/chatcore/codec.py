@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 import cattrs
 import orjson
-from attrs import has
+from attrs import fields_dict, has
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
 from chatcore import events, model
@@ -232,22 +232,15 @@ def _outgoing() -> cattrs.Converter:
         make_dict_unstructure_fn(
             model.Limits,
             converter,
-            **{name: override(omit=True) for name in _PRIVATE_LIMITS},  # type: ignore[arg-type]
+            **{  # type: ignore[arg-type] # each of them an override
+                name: override(omit=True) for name in fields_dict(model.Limits).keys() - set(_TOLD)
+            },
         ),
     )
     return converter
 
 
-_PRIVATE_LIMITS = (
-    "attempts",
-    "user_connections",
-    "address_connections",
-    "rooms_joined",
-    "rooms_owned",
-    "login_seconds",
-    "buffer_bytes",
-    "ping",
-)
+_TOLD = ("frame_bytes", "content_chars", "history", "resume", "in_flight", "messages")
 
 _TAGS: Mapping[type, tuple[str, str]] = {
     **{reply: ("reply", reply.__name__.removesuffix("Reply").lower()) for reply in get_args(Reply)},

@@ -294,11 +294,15 @@ class Chat:
         return (token.expires - self._clock()).total_seconds()
 
     async def authenticate(self, credentials: Credentials) -> tuple[User, Token | None] | None:
-        """Say who a door has, by the token or by the host's Authenticator; None for nobody yet.
+        """Say who a door has: by its own word, the token, or the host's Authenticator.
+
+        None for nobody yet.
 
         Raises BadCredentials for a token that is not valid; Invalid or Conflict for a
         host's user whose name cannot be one here.
         """
+        if credentials.user is not None:
+            return credentials.user, None
         if credentials.token is not None:
             return await self.recognise(credentials.token)
         if self._authenticator is None:

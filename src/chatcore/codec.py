@@ -19,9 +19,10 @@ from attrs import fields_dict, has
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
 from chatcore import events, model
-from chatcore.commands import Command, Request, RequestId
+from chatcore.commands import Command, Request
 from chatcore.errors import ChatError, Invalid, TooLarge, UnknownCommand
-from chatcore.events import Bye, Event, Hello, Reply
+from chatcore.events import Answer, Bye, Durable, Event, Hello, Other, Reply, Told
+from chatcore.model import RequestId
 
 PROTOCOL = 1
 
@@ -70,6 +71,35 @@ class JsonLines:
             fields = _out.unstructure(answer)
             frame = {"reply": fields.pop("reply"), "id": id, **fields}
         return orjson.dumps(frame, option=orjson.OPT_APPEND_NEWLINE)
+
+    # The client's side.
+
+    def command(self, command: Command, id: RequestId | None) -> bytes:
+        fields = _out.unstructure(command)
+        frame = {"cmd": type(command).__name__.lower(), **fields}
+        if id is not None:
+            frame["id"] = id
+        return orjson.dumps(frame, option=orjson.OPT_APPEND_NEWLINE)
+
+    def told(self, frame: bytes) -> Told | None:
+        """Read what a server sent; None for what this version cannot make anything of.
+
+        Unknown fields are ignored, so that a newer server may add some.
+        """
+        fields = _loads(frame)
+        match fields:
+            case {"reply": str(word)}:
+                reply = _REPLIES.get(word)
+                return Answer(_id_of(fields), _in(fields, reply)) if reply else None
+            case {"error": dict(error)}:
+                return Answer(_id_of(fields), _told_error(error))
+            case {"event": str()}:
+                return _told_event(fields)
+            case {"hello": dict(hello)}:
+                return _in(hello, Hello)
+            case {"bye": dict(bye)}:
+                return _in(bye, Bye)
+        return None
 
 
 def _loads(frame: bytes) -> Any:  # whatever JSON there is
@@ -210,9 +240,9 @@ def _outgoing() -> cattrs.Converter:
     converter.register_unstructure_hook(datetime, _timestamp)
 
     def fields_of(class_: Any) -> Callable[[Any], dict[str, Any]]:
-        # A default on an event means "left out when so", and only there.
+        # A default on a command or an event means "left out when so", and only there.
         hook = make_dict_unstructure_fn(
-            class_, converter, _cattrs_omit_if_default=class_.__module__ == events.__name__
+            class_, converter, _cattrs_omit_if_default=class_.__module__ != model.__name__
         )
         tag = _TAGS.get(class_)
         if tag is None:
@@ -252,6 +282,52 @@ _TAGS: Mapping[type, tuple[str, str]] = {
 }
 
 _out = _outgoing()
+
+
+# The client's side: JSON values to replies and events.
+
+_REPLIES = {reply.__name__.removesuffix("Reply").lower(): reply for reply in get_args(Reply)}
+_EVENTS = {word: class_ for class_, (key, word) in _TAGS.items() if key == "event"}
+_ERRORS: dict[str, type[ChatError]] = {}
+
+
+def _error_classes(class_: type[ChatError]) -> None:
+    for each in class_.__subclasses__():
+        _ERRORS[each.code] = each
+        _error_classes(each)
+
+
+_error_classes(ChatError)
+
+
+def _told_error(fields: dict[str, Any]) -> ChatError:
+    code, message = str(fields.get("code")), str(fields.get("message"))
+    error = _ERRORS.get(code, ChatError)(message)
+    if type(error) is ChatError:  # a code that is newer than this version
+        error.code, error.retryable = code, bool(fields.get("retryable"))
+    after = fields.get("retry_after")
+    error.retry_after = float(after) if isinstance(after, int | float) else None
+    return error
+
+
+def _told_event(fields: dict[str, Any]) -> Event | Other:
+    class_ = _EVENTS.get(fields["event"])
+    if class_ is None:
+        seq = fields.get("seq")
+        return Other(str(fields.get("room")), seq if type(seq) is int else None)
+    return _in(fields, class_)
+
+
+def _client() -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=False, detailed_validation=False)
+    converter.register_structure_hook(datetime, lambda text, _: datetime.fromisoformat(text))
+    converter.register_structure_hook_func(
+        lambda t: t in (Durable, Durable | Other), lambda fields, _: _told_event(fields)
+    )
+    return converter
+
+
+_in = _client().structure
 
 COMMANDS = tuple(sorted(_COMMANDS))
 """Every `cmd` that decodes."""

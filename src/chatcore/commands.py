@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from attrs import Attribute, field, frozen
 
 from chatcore.errors import ChatError, Invalid
+from chatcore.model import RequestId
 
 
 def _txn_id(_: object, attribute: Attribute[Any], value: str | None) -> None:
@@ -137,9 +138,6 @@ Immediate: TypeAlias = (
 """Answered one at a time, after all that came before them."""
 
 Command: TypeAlias = Durable | Immediate
-
-RequestId: TypeAlias = str | int
-"""The client's own mark on a command; its answer carries it back."""
 
 
 @frozen

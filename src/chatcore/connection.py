@@ -14,7 +14,7 @@ from attrs import define
 from chatcore import auth, commands, events
 from chatcore.chat import Chat, Token
 from chatcore.codec import COMMANDS, PROTOCOL
-from chatcore.commands import Request, RequestId
+from chatcore.commands import Request
 from chatcore.errors import (
     ChatError,
     Conflict,
@@ -26,7 +26,7 @@ from chatcore.errors import (
 )
 from chatcore.events import Close, Reply
 from chatcore.feed import Listener
-from chatcore.model import Credentials, Membership, User
+from chatcore.model import Credentials, Membership, RequestId, User
 from chatcore.ports import Link
 from chatcore.session import Session
 

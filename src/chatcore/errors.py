@@ -29,7 +29,6 @@ are TypeError, RuntimeError or AssertionError and belong to nobody's `except`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 
 class ChatError(Exception):
@@ -39,8 +38,8 @@ class ChatError(Exception):
     whether the same command may succeed later, `retry_after` (seconds) when.
     """
 
-    code: ClassVar[str]
-    retryable: ClassVar[bool] = False
+    code: str
+    retryable: bool = False
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)

@@ -14,7 +14,8 @@ from typing import Any, TypeAlias
 
 from attrs import field, frozen
 
-from chatcore.model import Draft, Limits, Membership, Room, User
+from chatcore.errors import ChatError
+from chatcore.model import Draft, Limits, Membership, RequestId, Room, User
 
 # Durable events: every change of a room, numbered 1, 2, 3 … in commit order.
 
@@ -109,6 +110,15 @@ class Presence:
 
 
 Event: TypeAlias = Durable | MembershipChanged | Presence
+
+
+@frozen
+class Other:
+    """An event that this version has no name for; a client ignores it, but counts its seq."""
+
+    room: str
+    seq: int | None
+
 
 # Replies.
 
@@ -251,3 +261,17 @@ class Bye:
     reason: str
     reconnect: bool
     retry_after: float | None = field(default=None)
+
+
+# What a client is told.
+
+
+@frozen
+class Answer:
+    """What became of the command with this id; None for an error that belongs to no command."""
+
+    id: RequestId | None
+    outcome: Reply | ChatError
+
+
+Told: TypeAlias = Hello | Answer | Event | Other | Bye

@@ -7,6 +7,7 @@ import secrets
 import unicodedata
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import TypeAlias
 
 from attrs import field, frozen
 
@@ -27,6 +28,10 @@ MARKS = 30
 
 def utcnow() -> datetime:
     return datetime.now(UTC)
+
+
+RequestId: TypeAlias = str | int
+"""The client's own mark on a command; its answer carries it back."""
 
 
 @frozen
@@ -90,6 +95,8 @@ class Credentials:
     """All that a door knows of who is there, for an `Authenticator` to judge."""
 
     token: str | None = None
+    user: User | None = None
+    """Somebody whom the door itself vouches for."""
     headers: Mapping[str, str] = field(factory=dict)
     """Names in lower case.  Empty where a transport has none."""
     cookies: Mapping[str, str] = field(factory=dict)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol, TypeAlias
 
-from chatcore.commands import Command, Request, RequestId
+from chatcore.commands import Command, Request
 from chatcore.errors import ChatError
 from chatcore.events import (
     Bye,
@@ -23,7 +23,7 @@ from chatcore.events import (
     Reply,
     Stored,
 )
-from chatcore.model import Credentials, Draft, Membership, Room, User
+from chatcore.model import Credentials, Draft, Membership, RequestId, Room, User
 
 Clock: TypeAlias = Callable[[], datetime]
 """Says what time it is, in UTC, for people.  Nothing is ordered by it."""

@@ -31,7 +31,8 @@ from chatcore.errors import (
 )
 from chatcore.events import Duplicate, Durable, Member, Message, Stored
 from chatcore.model import MAX_FRAME, Credentials, Draft, Room, User
-from chatcore.ports import Bus, Link, Outcome, Repository, Wire
+from chatcore.peer import MemoryLink
+from chatcore.ports import Bus, Link, Outcome, Repository
 
 __all__ = [
     "FakeClock",
@@ -70,87 +71,6 @@ async def eventually(condition: Callable[[], object], patience: float = PATIENCE
 
 
 # Peers without a network.
-
-
-class MemoryLink:
-    """A Link whose other side is in the same process.
-
-    The peer takes `window` bytes more than it has read, as a kernel's buffers would;
-    what is beyond is `pending`.  A peer that does not read is a slow one.
-    """
-
-    def __init__(self, wire: Wire, window: int = 65_536) -> None:
-        self.wire = wire
-        self.frames: deque[bytes] = deque()
-        """Written by the server and not read yet."""
-        self.code: int | None = None
-        """The close code, once the server closed."""
-        self._window = window
-        self._unread = 0
-        self._drained = asyncio.Event()
-        self._drained.set()
-        self._incoming: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self._arrived = asyncio.Event()
-        self._closed = asyncio.Event()
-
-    # The server's end.
-
-    @property
-    def pending(self) -> int:
-        return 0 if self._closed.is_set() else max(0, self._unread - self._window)
-
-    async def receive(self) -> bytes:
-        frame = None if self._closed.is_set() else await self._incoming.get()
-        if frame is None or self._closed.is_set():
-            raise LinkClosed
-        return frame
-
-    def write(self, data: bytes) -> None:
-        if self._closed.is_set():
-            return
-        self.frames.extend(data.splitlines(keepends=True))
-        self._unread += len(data)
-        self._arrived.set()
-        if self.pending:
-            self._drained.clear()
-
-    async def drained(self) -> None:
-        await self._drained.wait()
-
-    def close(self, code: int, reason: str) -> None:
-        if not self._closed.is_set():
-            self.code = code
-            self.hang_up()
-
-    async def closed(self) -> None:
-        await self._closed.wait()
-
-    # The peer's end.
-
-    def send(self, frame: bytes) -> None:
-        """Have the server receive a frame."""
-        self._incoming.put_nowait(frame)
-
-    async def next(self) -> bytes:
-        """Return the next frame from the server.  Raises LinkClosed, TimeoutError."""
-        async with asyncio.timeout(PATIENCE):
-            while not self.frames:
-                if self._closed.is_set():
-                    raise LinkClosed
-                self._arrived.clear()
-                await self._arrived.wait()
-        frame = self.frames.popleft()
-        self._unread -= len(frame)
-        if not self.pending:
-            self._drained.set()
-        return frame
-
-    def hang_up(self) -> None:
-        """Be gone."""
-        self._closed.set()
-        self._drained.set()
-        self._arrived.set()
-        self._incoming.put_nowait(None)
 
 
 class Transcript:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from chatcore.errors import ChatError
     from chatcore.events import Member, Message
     from chatcore.model import Credentials, Limits, Rate, Room, User
+    from chatcore.peer import Peer, connect
     from chatcore.repository.memory import MemoryRepository
     from chatcore.repository.sql import SqliteRepository
 
@@ -25,12 +26,14 @@ _HOMES = {
     "Member": "chatcore.events",
     "MemoryRepository": "chatcore.repository.memory",
     "Message": "chatcore.events",
+    "Peer": "chatcore.peer",
     "Rate": "chatcore.model",
     "Room": "chatcore.model",
     "Since": "chatcore.commands",
     "SqliteRepository": "chatcore.repository.sql",
     "Token": "chatcore.chat",
     "User": "chatcore.model",
+    "connect": "chatcore.peer",
     "serve": "chatcore.connection",
 }
 
@@ -42,12 +45,14 @@ __all__ = [  # the keys above, once more: type checkers and editors read it
     "Member",
     "MemoryRepository",
     "Message",
+    "Peer",
     "Rate",
     "Room",
     "Since",
     "SqliteRepository",
     "Token",
     "User",
+    "connect",
     "serve",
 ]
 

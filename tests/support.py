@@ -16,7 +16,7 @@ from websockets.asyncio.client import ClientConnection
 from chatcore.errors import LinkClosed
 from chatcore.testing import PATIENCE, Transcript
 
-CHAT_SERVE = [sys.executable, "-c", "from chat_transports.server.cli import main; main()"]
+CHAT_SERVE = [sys.executable, "-c", "from chat_transports.server import main; main()"]
 PASSWORD = "correct horse"
 
 

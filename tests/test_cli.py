@@ -21,7 +21,7 @@ from chatcore.testing import PATIENCE
 from tests.support import PASSWORD, ServerProcess, present, serving
 from tests.terminal import Pane, Tmux
 
-CLIENT = [sys.executable, "-c", "from chat_cli.cli import main; main()"]
+CLIENT = [sys.executable, "-c", "from chat_cli import main; main()"]
 MENU = ["1. Register", "2. Login", "3. Exit", "Choose an option:"]
 CREDENTIALS = ["Username:", "Password:"]
 
@@ -88,7 +88,7 @@ async def entered(tmux: Tmux, url: str, name: str, *, width: int = 80, height: i
     pane = await tmux.open(*CLIENT, "connect", url, width=width, height=height)
     await pane.until_shown("Choose an option:")
     await pane.enter("1", name, PASSWORD)
-    await pane.until(lambda lines: "Online" in lines[-2] and lines[-1] == ">")
+    await pane.until(lambda lines: "Online" in "".join(lines[-2:-1]) and lines[-1] == ">")
     return pane
 
 

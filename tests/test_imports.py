@@ -89,3 +89,29 @@ def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'chatcore' has no attribute 'Room5'"):
         chatcore.Room5  # noqa: B018 - asking is the test
     assert not hasattr(chatcore, "attrs")
+
+
+@pytest.mark.parametrize(
+    ("entry", "missing", "extra"),
+    [
+        ("chat_transports.server", "click", "server"),
+        ("chat_transports.server", "uvicorn", "server"),
+        ("chat_cli", "click", "client"),
+    ],
+)
+def test_a_command_without_its_extra_says_what_to_install(
+    entry: str, missing: str, extra: str
+) -> None:
+    script = f"""
+import sys
+sys.modules[{missing!r}] = None  # what an import of something missing finds
+sys.argv = ["x", "--version"]
+from {entry} import main
+main()
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 1
+    assert f"pip install 'chatcore[{extra}]'" in ran.stderr
+    assert "Traceback" not in ran.stderr

@@ -43,7 +43,7 @@ async def converse(target: str, room: str) -> int:
         screen.say(f"[System] Disconnected from server{why}")
         return 1
     finally:
-        screen.flush()
+        screen.close()
         await wire.close()
 
 

@@ -11,6 +11,7 @@ import contextlib
 import io
 import sys
 import threading
+from collections.abc import Callable
 from typing import TypeAlias
 
 from chat_cli.printable import printable
@@ -32,6 +33,8 @@ class Terminal:
         # A message that was typed is taken away: it comes back as an event.
         self._chat: PromptSession[str] = PromptSession("> ", erase_when_done=True)
         self._unsaid: list[str] = []
+        # What is typed between two questions is for the next one, a password perhaps.
+        self._restore = _without_echo()
 
     async def ask(self, question: str, *, hidden: bool = False) -> str | None:
         with contextlib.suppress(KeyboardInterrupt, EOFError):
@@ -54,6 +57,11 @@ class Terminal:
         if self._unsaid:
             print("\n".join(self._unsaid), flush=True)
             self._unsaid.clear()
+
+    def close(self) -> None:
+        """Leave the terminal as it was found."""
+        self.flush()
+        self._restore()
 
 
 class Plain:
@@ -89,11 +97,24 @@ class Plain:
     def say(self, text: str) -> None:
         print(printable(text), flush=True)
 
-    def flush(self) -> None:
+    def close(self) -> None:
         """Do nothing: every line is there already."""
 
 
 Screen: TypeAlias = Terminal | Plain
+
+
+def _without_echo() -> Callable[[], None]:
+    """Have the terminal show nothing of what is typed; call the result to undo it."""
+    try:
+        import termios
+    except ImportError:  # Windows, where prompt_toolkit reads the console itself
+        return lambda: None
+    before = termios.tcgetattr(0)
+    silent = termios.tcgetattr(0)
+    silent[3] &= ~termios.ECHO
+    termios.tcsetattr(0, termios.TCSANOW, silent)
+    return lambda: termios.tcsetattr(0, termios.TCSADRAIN, before)
 
 
 def open_screen() -> Screen:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import itertools
 import json
 import os
@@ -279,6 +280,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     parser.add_argument("--quick", action="store_true", help="see that it runs, measure nothing")
     options = parser.parse_args(arguments)
+    gc.freeze()  # as chat-serve does
+    gc.set_threshold(10_000, 20, 50)
     rounds, seconds = (1, 0.02) if options.quick else (options.rounds, options.seconds)
     with tempfile.TemporaryDirectory(dir=options.dir) as directory:
         found = report(measure(Path(directory), rounds, seconds, txn_ids=not options.no_txn_ids))

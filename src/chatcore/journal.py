@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from itertools import takewhile
 from typing import Any, TypeAlias, TypeVar
 
-from attrs import frozen
+from attrs import define
 
 from chatcore.errors import ChatError, OutcomeUnknown, Unavailable
 from chatcore.events import Stored
@@ -32,13 +32,13 @@ Done: TypeAlias = Callable[[Outcome], None]
 logger = logging.getLogger("chatcore.journal")
 
 
-@frozen(eq=False)
+@define(eq=False)
 class _Append:
     draft: Draft
     done: Done
 
 
-@frozen(eq=False)
+@define(eq=False)
 class _Write:
     call: Callable[[], Any]
     done: asyncio.Future[Any]

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 import orjson
-from attrs import define, field, frozen
+from attrs import define, field
 
 from chatcore.errors import ChatError, Conflict, NotFound, NotMember, TxnConflict
 from chatcore.events import Duplicate, Stored, committed
@@ -31,7 +31,7 @@ class RoomState:
     messages: int
 
 
-@frozen
+@define  # not frozen, which would take twice as long to make, for each message
 class Standing:
     """A member's role, and how far they have read: a seq, and the messages up to it."""
 
@@ -40,7 +40,7 @@ class Standing:
     read_messages: int
 
 
-@frozen
+@define  # as above
 class Txn:
     """What a txn_id was first used for."""
 

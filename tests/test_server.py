@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import re
+import shutil
 import signal
 import socket
 import sqlite3
@@ -229,6 +230,7 @@ async def test_limits_none_is_told() -> None:
                 assert "seq" in await ada.do("send", room="lobby", content=str(number))
 
 
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
 async def test_tls_on_both_doors(tmp_path: Path) -> None:
     certificate = tmp_path / "cert.pem"
     made = await asyncio.create_subprocess_exec(

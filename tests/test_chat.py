@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from chatcore import Chat, MemoryRepository, Since, SqliteRepository, User
+from chatcore import Chat, ChatError, MemoryRepository, Since, SqliteRepository, User
 from chatcore.commands import Command, Send
 from chatcore.errors import (
     BadCredentials,
@@ -20,7 +20,7 @@ from chatcore.errors import (
     SchemaError,
 )
 from chatcore.events import Durable, Message
-from chatcore.model import MAX_FRAME, Limits, Room
+from chatcore.model import MAX_FRAME, Limits, Rate, Room
 from chatcore.testing import connect, eventually
 
 PASSWORD = "correct horse"
@@ -172,6 +172,25 @@ async def test_private_rooms_are_not_there_for_others(chat: Chat) -> None:
             await attempt
     assert [room.name for room in (await chat.rooms(bob)).rooms] == ["lobby"]
     assert [room.name for room in (await chat.rooms(ada)).rooms] == ["den", "lobby"]
+
+
+async def test_no_refusal_tells_that_a_private_room_is_there() -> None:
+    limits = Limits(messages=Rate(0.001, 4))
+    async with Chat(MemoryRepository(), limits=limits, bcrypt_cost=4) as chat:
+        ada, bob = await chat.register("ada", PASSWORD), await chat.register("bob", PASSWORD)
+        cyd = await chat.register("cyd", PASSWORD)
+        await chat.create(ada, "den", kind="private")
+        asked: list[tuple[str, str | None]] = [(" ", None), ("x" * 5_000, None), ("x", None)]
+        asked += [("x", "t1"), ("x", "t2"), ("x", None), ("x", None), ("x", "t3")]
+        codes: list[list[str]] = []
+        for user, room in ((bob, "den"), (cyd, "nowhere")):
+            codes.append([])
+            for text, txn_id in asked:
+                with pytest.raises(ChatError) as refused:
+                    await chat.send(user, room, text, txn_id=txn_id)
+                codes[-1].append(refused.value.code)
+        assert codes[0] == codes[1]
+        assert {"invalid", "too_large", "not_found", "rate_limited"} == set(codes[0])
 
 
 async def test_public_rooms_may_be_read_by_all_and_written_by_members(chat: Chat) -> None:

@@ -183,7 +183,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "title": TEXT,
     "topic": TEXT,
     "content": TEXT,
-    "txn_id": st.none() | st.text(min_size=1, max_size=64),
+    "txn_id": st.none() | st.text("abc:0-9 ☃", min_size=1, max_size=64),
     "since": st.none() | st.builds(Since, TEXT, NATURAL),
     "history": NATURAL,
     "limit": st.none() | st.integers(1, 2**53 - 1),

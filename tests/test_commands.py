@@ -87,3 +87,10 @@ def test_a_command_is_either_durable_or_immediate() -> None:
     classes = vars(commands).values()
     verbs = {each for each in classes if attrs.has(each)} - {Since, commands.Request}
     assert verbs == set(get_args(Command)), "no verb is forgotten in the union"
+
+
+@pytest.mark.parametrize("txn_id", ["", "x" * 65, "a\0b", "a\nb", "\x7f", "\ud800", "\u2028"])
+def test_a_txn_id_is_something_that_every_database_keeps(txn_id: str) -> None:
+    """SQLite's JSON ends a text at NUL, and two ids would be one."""
+    with pytest.raises(Invalid):
+        Send("lobby", "hello", txn_id)

@@ -128,6 +128,7 @@ async def test_commands_that_are_wrong_now() -> None:
             ("invalid", "send", {"room": "lobby", "content": " \n "}),
             ("invalid", "send", {"room": "lobby", "content": "bell \u0007"}),
             ("invalid", "send", {"room": "lobby", "content": "x", "txn_id": ""}),
+            ("invalid", "send", {"room": "lobby", "content": "x", "txn_id": "a\0b"}),
             ("too_large", "send", {"room": "lobby", "content": "x" * 4_001}),
             ("conflict", "create", {"room": "Lobby"}),
             ("conflict", "create", {"room": "l\u043ebby"}),

@@ -26,6 +26,7 @@ from chatcore.errors import (
     Invalid,
     NotFound,
     NotMember,
+    RateLimited,
 )
 from chatcore.events import (
     Close,
@@ -310,7 +311,8 @@ class Chat:
         user = await self._authenticator.authenticate(credentials)
         if user is None:
             return None
-        user = User(names.username(user.username), user.display_name)
+        display_name = model.line(user.display_name, "display name", names.USERNAME_CHARACTERS)
+        user = User(names.username(user.username), display_name)
         if await self._read(self._repository.user, user.username) is None:
             await self._journal.write(self._repository.add_user, user, None)
             # Not added is known by now, from another connection, or looks like somebody.
@@ -481,16 +483,28 @@ class Chat:
         self._journal.append(draft, settled)
 
     async def _draft(self, user: User, command: commands.Durable) -> Draft:
-        room = await self._room(command.room)
         match command:
             case commands.Leave():
+                room = await self._room(command.room)
                 self._policy.check(user, command, room)
                 return self._membership_draft(user, room, "leave")
             case commands.Send(content=text, txn_id=txn_id):
+                # What can be refused without the room is, whether there is such a room or not.
                 content = model.content(text, self.limits.content_chars)
-                refusal = self._refusal(user, command, room)
-                if refusal is not None and txn_id is None:
-                    raise refusal
+                refusal: ChatError | None = None
+                try:
+                    self._messages.take(user.username)
+                except RateLimited as error:
+                    if txn_id is None:
+                        raise
+                    refusal = error
+                room = await self._room(command.room)
+                try:
+                    self._policy.check(user, command, room)
+                except ChatError as error:
+                    if txn_id is None:
+                        raise
+                    refusal = error
                 return Draft(
                     room=room,
                     sender=user.username,
@@ -500,14 +514,6 @@ class Chat:
                     txn_id=txn_id,
                     refusal=refusal,
                 )
-
-    def _refusal(self, user: User, command: commands.Send, room: Room) -> ChatError | None:
-        try:
-            self._policy.check(user, command, room)
-            self._messages.take(user.username)
-        except ChatError as error:
-            return error
-        return None
 
     async def history(
         self,

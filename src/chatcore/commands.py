@@ -16,8 +16,8 @@ from chatcore.model import RequestId
 
 
 def _txn_id(_: object, attribute: Attribute[Any], value: str | None) -> None:
-    if value is not None and not 1 <= len(value) <= 64:
-        raise Invalid(f"{attribute.name} has 1 to 64 characters")
+    if value is not None and not (1 <= len(value) <= 64 and value.isprintable()):
+        raise Invalid(f"{attribute.name} has 1 to 64 printable characters")
 
 
 def _positive(_: object, attribute: Attribute[Any], value: int | None) -> None:

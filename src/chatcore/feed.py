@@ -67,6 +67,8 @@ class Feed:
     """Who is about to subscribe, or to read."""
     waiting: list[Durable] | None = field(factory=list)
     """Announced while the log is being read for what came before; None when it is not."""
+    noticed: int = 0
+    """A head that nobody announced, and that another process has written."""
     opened: asyncio.Task[None] | None = None
     ended: dict[str, int] = field(factory=dict)
     """Whose membership ended at which seq, while somebody is about to subscribe."""

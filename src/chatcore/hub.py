@@ -220,6 +220,7 @@ class Hub:
         waiting, feed.waiting = feed.waiting or [], None
         if waiting:
             self._advance(feed, sorted(waiting, key=lambda event: event.seq))
+        self._reach_noticed(feed)
 
     def _advance(self, feed: Feed, announced: Sequence[Durable]) -> None:
         fresh: list[Durable] = []
@@ -241,9 +242,14 @@ class Hub:
         """
         for room, head in heads.items():
             feed = self._feeds.get(room)
-            if feed is not None and feed.waiting is None and feed.head < head:
-                feed.waiting = []
-                self._spawn(self._fill(feed, head))
+            if feed is not None:
+                feed.noticed = max(feed.noticed, head)
+                self._reach_noticed(feed)
+
+    def _reach_noticed(self, feed: Feed) -> None:
+        if feed.waiting is None and feed.head < feed.noticed:
+            feed.waiting = []
+            self._spawn(self._fill(feed, feed.noticed))
 
     async def _fill(self, feed: Feed, upto: int) -> None:
         """Read a hole from the log, while what is announced meanwhile waits."""

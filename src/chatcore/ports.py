@@ -58,8 +58,8 @@ class Repository(Protocol):
         """Commit a batch in one transaction; one outcome for each draft, in their order.
 
         `seq` is dense in each room and follows the order of the drafts.  A draft is
-        judged inside the transaction: a known txn_id first, then its `refusal`, then
-        whether its sender may; a refused one has its ChatError as outcome and leaves
+        judged inside the transaction: a known txn_id first, then whether its sender
+        may, then its `refusal`; a refused one has its ChatError as outcome and leaves
         no trace.  When this returns, everything is durable.
 
         Raises OutcomeUnknown where the commit may or may not have happened.

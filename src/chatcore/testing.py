@@ -463,6 +463,10 @@ def _membership_rules(repository: Repository) -> None:
     assert repository.membership("secret", "bob") is None
     assert repository.membership("nowhere", "bob") is None
 
+    ghost = _member("ghost", "join", Room("haunted"), creates=True, role="owner")
+    assert _kinds(repository.append([_say("ada", "x", SECRET), ghost])) == [Stored, NotFound]
+    assert repository.room("haunted") is None, "nobody's room is not left behind"
+
 
 def _pages(repository: Repository) -> None:
     drafts = [_member("ada", "join"), _member("bob", "join")]

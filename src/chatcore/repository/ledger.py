@@ -90,10 +90,12 @@ class Ledger:
         return Duplicate(txn.seq, txn.timestamp)
 
     def _enter(self, draft: Draft) -> Stored:
-        if draft.refusal is not None:
-            raise draft.refusal
+        if draft.sender not in self.users:
+            raise NotFound("There is no such user")
         room = self._room(draft)
         standing = self._permitted(draft, room)
+        if draft.refusal is not None:  # after those, for a refusal tells that there is a room
+            raise draft.refusal
         room.head += 1
         room.messages += draft.kind == "message"
         stored = Stored(committed(draft, room.head), room.first, room.messages)
@@ -119,8 +121,6 @@ class Ledger:
 
     def _permitted(self, draft: Draft, room: RoomState) -> Standing | None:
         """Judge the sender once more, now that nothing can change in between."""
-        if draft.sender not in self.users:
-            raise NotFound("There is no such user")
         standing = self.standings.get((draft.room.name, draft.sender))
         joins = draft.kind == "member" and draft.body["action"] == "join"
         if joins:

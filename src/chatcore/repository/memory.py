@@ -58,7 +58,7 @@ class MemoryRepository:
     def append(self, drafts: Sequence[Draft]) -> Sequence[Outcome]:
         with self._lock:
             for draft in drafts:
-                if draft.creates:
+                if draft.creates and draft.sender in self._users:
                     self._create(draft.room)
             ledger = self._load(drafts)
             outcomes = [ledger.judge(draft) for draft in drafts]

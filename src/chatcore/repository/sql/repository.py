@@ -81,9 +81,9 @@ class SqlRepository:
     def append(self, drafts: Sequence[Draft]) -> Sequence[Outcome]:
         sql = self._sql
         with self._dialect.writing() as connection:
-            created = [_room_row(draft.room) for draft in drafts if draft.creates]
+            created = [[*_room_row(d.room), d.sender] for d in drafts if d.creates]
             if created:
-                connection.execute(sql.add_rooms, _given(created))
+                connection.execute(sql.create_rooms, _given(created))
             ledger, room_ids, user_ids = self._load(connection, drafts)
             outcomes = [ledger.judge(draft) for draft in drafts]
             if not ledger.stored:
@@ -355,16 +355,14 @@ class _Statements:
             sa.select(users.c.id).where(users.c.username == param("username")).scalar_subquery()
         )
 
-        row = given("name", "skeleton", "kind", "title", "topic", "epoch")
-        self.add_rooms = dialect.insert_new(
-            rooms,
-            sa.select(
-                *row.c,
-                sa.literal(1).label("first"),
-                sa.literal(0).label("head"),
-                sa.literal(0).label("messages"),
-            ),
-        )
+        row = given("name", "skeleton", "kind", "title", "topic", "epoch", "sender")
+        given_room = [column for column in row.c if column.name != "sender"]
+        empty = [sa.literal(n).label(name) for name, n in (("first", 1), ("head", 0))]
+        room = sa.select(*given_room, *empty, sa.literal(0).label("messages"))
+        self.add_rooms = dialect.insert_new(rooms, room)
+        # A room that somebody makes is there only if they are.
+        known = sa.exists().where(users.c.username == row.c.sender)
+        self.create_rooms = dialect.insert_new(rooms, room.where(known))
         row = given("username", "password_hash", "display_name", "skeleton", "created")
         self.add_users = dialect.insert_new(users, sa.select(*row.c))
 

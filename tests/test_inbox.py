@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from chat_transports.inbox import FULL, Inbox
+from chat_transports.inbox import FULL, FULL_BYTES, Inbox
 from chatcore.errors import LinkClosed
 
 
@@ -117,3 +117,11 @@ async def test_cancelling_loses_nothing(inbox: Inbox, before: bool) -> None:
     if not before:
         inbox.put(b"kept")
     assert await inbox.get() == b"kept"
+
+
+async def test_it_is_full_of_few_long_frames_too(inbox: Inbox, transport: Transport) -> None:
+    half = b"x" * (FULL_BYTES // 2)
+    for _ in range(2):  # and counts anew once it was emptied
+        assert [inbox.put(half), inbox.put(half)] == [True, False]
+        assert [half, half] == [await inbox.get(), await inbox.get()]
+    assert transport.resumed == 2

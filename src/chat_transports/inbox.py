@@ -10,6 +10,8 @@ from chatcore.errors import LinkClosed
 
 FULL = 32
 """Frames after which the transport is asked to pause."""
+FULL_BYTES = 131_072
+"""Or bytes, for a frame may be a MiB."""
 
 
 class Inbox:
@@ -22,6 +24,7 @@ class Inbox:
         self._resume = resume
         self._frames: deque[bytes] = deque()
         self._arrived = asyncio.Event()
+        self._bytes = 0
         self._paused = False
         self._finished = False
 
@@ -31,7 +34,8 @@ class Inbox:
             return True
         self._frames.append(frame)
         self._arrived.set()
-        self._paused = self._paused or len(self._frames) >= FULL
+        self._bytes += len(frame)
+        self._paused = self._paused or len(self._frames) >= FULL or self._bytes >= FULL_BYTES
         return not self._paused
 
     def finish(self) -> None:
@@ -52,6 +56,7 @@ class Inbox:
             self._arrived.clear()
             await self._arrived.wait()
         frame = self._frames.popleft()
+        self._bytes -= len(frame)
         if self._paused and not self._frames:
             self._paused = False
             self._resume()

@@ -345,6 +345,25 @@ def _resident(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+async def test_pings_whose_pongs_nobody_takes_cost_no_memory() -> None:
+    async with serving() as server, connected(server.urls["ws"]) as other:
+        host, _, port = server.urls["ws"].removeprefix("ws://").removesuffix("/ws").rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port), limit=1_000)
+        writer.write(
+            b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        )
+        assert b"101" in await reader.readline()
+        before = _resident(server.process.pid)
+        ping = b"\x89\xfd\0\0\0\0" + b"x" * 125
+        for _ in range(300):
+            writer.write(ping * 1_000)
+            await writer.drain()
+        assert "reply" in await other.do("ping")
+        assert _resident(server.process.pid) - before < 12 * MAX_FRAME
+        writer.close()
+
+
 async def test_a_reader_that_stops_does_not_hold_up_the_others(tmp_path: Path) -> None:
     async with (
         serving(tmp_path / "chat.db", "--limits", "none") as server,

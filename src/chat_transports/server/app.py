@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterator
 
 import uvicorn
 from attrs import frozen
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 import chatcore
 from chat_transports import tcp, websocket
@@ -133,6 +134,18 @@ async def _open_doors(
         await serving
 
 
+class _Frames(WebSocketsSansIOProtocol):
+    """uvicorn's WebSockets, for peers who send pings and take no pongs."""
+
+    def handle_ping(self) -> None:
+        if self.writable.is_set():
+            super().handle_ping()
+        else:
+            # Only the last ping wants its pong (RFC 6455, section 5.5.3), and here they
+            # would wait without bound.
+            self.conn.data_to_send()
+
+
 class _Web(uvicorn.Server):
     """uvicorn, without its hold on signals: ours drain first."""
 
@@ -142,7 +155,7 @@ class _Web(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 websocket.app(chat, allow_origins=options.allow_origins, server=SERVER),
-                ws="websockets-sansio",
+                ws=_Frames,
                 ws_max_size=MAX_FRAME,
                 ws_per_message_deflate=False,
                 ws_ping_interval=options.limits.ping,

@@ -14,7 +14,8 @@ import pytest
 from chatcore import feed, hub
 from chatcore.chat import Chat
 from chatcore.events import Durable, Message
-from chatcore.model import Limits, User
+from chatcore.model import Draft, Limits, Membership, User
+from chatcore.ports import Outcome
 from chatcore.repository.memory import MemoryRepository
 from chatcore.testing import Transcript, connect, eventually
 
@@ -177,20 +178,70 @@ async def test_the_reply_comes_before_the_event() -> None:
         await ada.answer(id)
 
 
+class HeldRepository(MemoryRepository):
+    """Holds commits, and the first reading of memberships, until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.commits, self.listing = threading.Event(), threading.Event()
+        self.commits.set()
+        self.listing.set()
+        self.batches: list[int] = []
+        self.listed = 0
+
+    def append(self, drafts: Sequence[Draft]) -> Sequence[Outcome]:
+        self.batches.append(len(drafts))
+        self.commits.wait()
+        return super().append(drafts)
+
+    def memberships(self, username: str) -> Sequence[Membership]:
+        self.listed += 1
+        if self.listed == 1:
+            self.listing.wait()
+        return super().memberships(username)
+
+
 async def test_leave_is_the_last_event_for_whoever_left_even_within_a_batch() -> None:
-    async with room("ada", "bob") as (chat, _, ada, _, bob, _):
-        bobs = User("bob", "bob")
-        await asyncio.gather(
-            chat.send(User("ada", "ada"), "lobby", "before"),
-            chat.leave(bobs, "lobby"),
-            chat.send(User("ada", "ada"), "lobby", "after"),
+    repository = HeldRepository()
+    async with Chat(repository, limits=LIMITS, bcrypt_cost=4) as chat, connect(chat) as (bob, _):
+        ada = await chat.register("ada", "correct horse")
+        await bob.do("register", username="bob", password="correct horse")
+        await chat.join(ada, "lobby")
+        await bob.do("join", room="lobby")
+        repository.commits.clear()
+        repository.batches.clear()
+        first = asyncio.ensure_future(chat.send(ada, "lobby", "first"))
+        await eventually(lambda: repository.batches == [1])
+        rest = asyncio.gather(
+            chat.send(ada, "lobby", "before"),
+            chat.leave(User("bob", "bob"), "lobby"),
+            chat.send(ada, "lobby", "after"),
         )
-        assert await texts(ada, 2) == ["before", "after"]
-        assert await texts(bob, 1) == ["before"]
+        for _ in range(5):
+            await asyncio.sleep(0)
+        repository.commits.set()
+        await asyncio.gather(first, rest)
+        assert repository.batches == [1, 3]
+        assert await texts(bob, 2) == ["first", "before"]
         assert (await bob.event("member"))["action"] == "leave"
         assert (await bob.event("membership"))["change"] == "leave"
         await bob.do("ping")
         assert not [event for event in bob.events if event["event"] == "message"]
+
+
+async def test_nothing_personal_comes_before_the_login_is_answered() -> None:
+    repository = HeldRepository()
+    async with Chat(repository, limits=LIMITS, bcrypt_cost=4) as chat, connect(chat) as (ada, _):
+        user = await chat.register("ada", "correct horse")
+        secret = (await chat.issue_token(user)).secret
+        repository.listing.clear()
+        asked = await ada.start("login", token=secret)
+        await eventually(lambda: repository.listed == 1)
+        await chat.join(user, "lobby")
+        repository.listing.set()
+        assert "token" in await ada.answer(asked)
+        assert not ada.events
+        assert (await ada.event())["room"]["name"] == "lobby"
 
 
 async def test_a_slow_reader_who_left_gets_up_to_the_end_and_nothing_after() -> None:

@@ -168,3 +168,12 @@ async def test_a_websocket_peer_that_sends_more_than_is_asked_for_is_held_back()
 async def _send_for_ever(peer: LinkPeer, frame: bytes) -> None:
     while True:
         await peer.send(frame)
+
+
+async def test_the_kernel_is_asked_to_find_out_who_is_gone() -> None:
+    async with tcp() as (link, _):
+        sock = link._transport.get_extra_info("socket")  # type: ignore[attr-defined] # noqa: SLF001 - nothing else shows it
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            waits = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+            assert waits == 2_000 * Limits().ping

@@ -49,7 +49,21 @@ async def test_a_name_is_shown_as_typed_where_that_is_what_it_is(
 
 
 @pytest.mark.parametrize(
-    "name", ["", "a b", "x" * 51, "admin", "Everyone", "a/b", "a@b", "#a", "\u202eabc", "..."]
+    "name",
+    [
+        "",
+        "a b",
+        "x" * 51,
+        "admin",
+        "moderat0r",
+        "\u0430dmin",
+        "Everyone",
+        "a/b",
+        "a@b",
+        "#a",
+        "\u202eabc",
+        "...",
+    ],
 )
 async def test_names_that_nobody_can_have(chat: Chat, name: str) -> None:
     with pytest.raises(Invalid):

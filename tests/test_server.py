@@ -108,6 +108,8 @@ async def test_a_second_server_on_one_file(tmp_path: Path) -> None:
         ("--transport", "pigeon"),
         ("--port", "99999"),
         ("--keyfile", __file__),
+        ("--token-days", "nan"),
+        ("--token-days", "1e12"),
         ("--certfile", __file__),
     ],
 )
@@ -263,7 +265,7 @@ async def test_a_browser_comes_from_the_same_origin_or_an_allowed_one() -> None:
         for origin in (here, "https://example.org"):
             async with connect(url, origin=websockets.Origin(origin)):
                 pass
-        for origin in ("https://evil.example", here.replace("http:", "https:"), "null"):
+        for origin in ("https://evil.example", here.replace("http:", "https:"), "null", "http://["):
             with pytest.raises(websockets.InvalidStatus) as refused:
                 await connect(url, origin=websockets.Origin(origin))
             assert refused.value.response.status_code == 403
@@ -362,6 +364,25 @@ async def test_pings_whose_pongs_nobody_takes_cost_no_memory() -> None:
         assert "reply" in await other.do("ping")
         assert _resident(server.process.pid) - before < 12 * MAX_FRAME
         writer.close()
+
+
+async def test_half_a_handshake_is_let_go_of_and_does_not_spoil_the_end() -> None:
+    writers: list[asyncio.StreamWriter] = []
+    async with serving() as server:
+        host, _, port = server.urls["ws"].removeprefix("ws://").removesuffix("/ws").rpartition(":")
+        for beginning in (b"GET /ws HT", b"GET /ws HTTP/1.1\r\nUpgrade: websocket\r\nX: "):
+            _, writer = await asyncio.open_connection(host, int(port))
+            writers.append(writer)
+            writer.write(beginning + b"x" * 9_000 * (b"X:" in beginning) + b"\r\n\r\n")
+            await writer.drain()
+        async with connected(server.urls["ws"]) as peer:
+            await peer.do("ping")
+        server.signal(signal.SIGTERM)
+        assert await server.exit_code() == 0
+    for writer in writers:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
 
 
 async def test_a_reader_that_stops_does_not_hold_up_the_others(tmp_path: Path) -> None:

@@ -88,7 +88,10 @@ def _same_origin(connection: HTTPConnection, allowed: Collection[str]) -> bool:
         return True
     here = connection.headers.get("host", "")
     scheme = {"ws": "http", "wss": "https"}.get(connection.scope["scheme"], "")
-    return urlsplit(origin.lower())[:2] == (scheme, here.lower())
+    try:
+        return urlsplit(origin.lower())[:2] == (scheme, here.lower())
+    except ValueError:  # no browser's
+        return False
 
 
 async def _deny(websocket: WebSocket, status: int, text: str) -> None:

@@ -240,7 +240,7 @@ class Chat:
             raise Invalid("Username and password are required")
         self._attempt(peer)
         name = names.username(username)
-        if name in names.RESERVED_USERNAMES:
+        if names.is_reserved(name):
             raise Invalid(f"The username {name} is reserved; choose another")
         auth.check_password(password)
         # Shown as it was typed, where that looks like what was checked: a capital may not.

@@ -16,6 +16,7 @@ from chatcore.chat import Chat, Token
 from chatcore.codec import COMMANDS, PROTOCOL
 from chatcore.commands import Request
 from chatcore.errors import (
+    BadCredentials,
     ChatError,
     Conflict,
     Internal,
@@ -178,6 +179,12 @@ class _Connection:
         if token is not None:
             self.digest = auth.digest(token.secret)
             self._end_after(chat.seconds_left(token), Close.TOKEN_EXPIRED, "the token expired")
+            try:
+                # Once more, now that a logout would find this connection: one may just have been.
+                await chat.recognise(token.secret)
+            except BadCredentials:
+                self.end(Close.REVOKED, "logged out")
+                raise
         return rooms
 
     def _end_after(self, seconds: float, code: Close, reason: str) -> None:

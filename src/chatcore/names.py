@@ -32,6 +32,16 @@ def username(text: str) -> str:
     return _enforce(text, "username", USERNAME_CHARACTERS)
 
 
+def is_reserved(name: str) -> bool:
+    """Say whether a username is, or looks like, one that nobody may have."""
+    return skeleton(name) in _reserved()
+
+
+@functools.cache
+def _reserved() -> frozenset[str]:
+    return frozenset(map(skeleton, RESERVED_USERNAMES))
+
+
 def room_name(text: str) -> str:
     """Enforce a room's name, as `username` does; a `#` at its front is not part of it."""
     return _enforce(text.removeprefix("#"), "room name", ROOM_CHARACTERS)

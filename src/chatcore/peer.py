@@ -49,6 +49,7 @@ async def connect(chat: Chat, user: User) -> AsyncIterator[Peer]:
     online where it has joined, and one that does not take its events is a slow
     reader, who misses nothing.
     """
+    chat.check_started()
     link = MemoryLink(chat.wire)
     serving = asyncio.create_task(serve(chat, link, Credentials(user=user)))
     try:

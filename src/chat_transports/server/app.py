@@ -21,7 +21,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 import chatcore
 from chat_transports import tcp, websocket
 from chatcore.chat import Chat
-from chatcore.errors import Unavailable
+from chatcore.errors import ChatError
 from chatcore.model import MAX_FRAME, Limits
 from chatcore.ports import Repository
 
@@ -89,7 +89,7 @@ async def _serve(options: Options) -> None:
         lines = _listen(options, sockets, "tcp", options.tcp_port)
         try:
             await chat.__aenter__()
-        except Unavailable as error:
+        except ChatError as error:
             raise ServerError(f"Cannot use the database {options.database}: {error}") from error
         try:
             await _open_doors(options, chat, ws, lines, stop)
@@ -135,7 +135,18 @@ async def _open_doors(
 
 
 class _Frames(WebSocketsSansIOProtocol):
-    """uvicorn's WebSockets, for peers who send pings and take no pongs."""
+    """uvicorn's WebSockets, for peers who mean it no good."""
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self.handshake_initiated and self.conn.handshake_exc is not None:
+            self.transport.abort()  # a handshake that cannot be read gets no answer
+
+    def shutdown(self) -> None:
+        if self.handshake_complete:
+            super().shutdown()
+        else:
+            self.transport.abort()
 
     def handle_ping(self) -> None:
         if self.writable.is_set():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import ssl
 import sys
 from pathlib import Path
@@ -89,7 +90,7 @@ LEVELS = ("critical", "error", "warning", "info", "debug")
 )
 @click.option(
     "--token-days",
-    type=click.FloatRange(min=0, min_open=True),
+    type=click.FloatRange(min=0, min_open=True, max=3650),
     default=30.0,
     show_default=True,
     help="How long a login lasts.",
@@ -122,6 +123,8 @@ def main(
 
     Each option may come from the environment too: CHAT_PORT, CHAT_DATABASE, ….
     """
+    if math.isnan(token_days):  # which is within every range
+        raise click.BadParameter("nan is no number of days", param_hint="--token-days")
     if keyfile is not None and certfile is None:
         raise click.UsageError("--keyfile needs --certfile")
     _log_to_stderr(log_level)

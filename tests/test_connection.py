@@ -440,6 +440,10 @@ async def test_a_chat_that_does_not_run_says_so() -> None:
             pass
     with pytest.raises(RuntimeError, match="not running"):
         await chat.register("ada", PASSWORD)
+    ada = User("ada", "Ada")
+    for call in (chat.rooms(ada), chat.issue_token(ada), chat.logout(None, ada), chat.failed()):
+        with pytest.raises(RuntimeError, match="not running"):
+            await call
     async with chat:
         pass
     with pytest.raises(RuntimeError, match="not running"):

@@ -227,6 +227,7 @@ class Chat:
 
     async def failed(self) -> None:
         """Return when there is a `failure`."""
+        self.check_started()
         await asyncio.shield(self._journal.died)
 
     # Accounts.
@@ -276,6 +277,7 @@ class Chat:
 
     async def issue_token(self, user: User) -> Token:
         """Make a new token for a user; only its hash is stored."""
+        self.check_started()
         token = Token(auth.new_token(), self._now() + self._token_life)
         await self._journal.write(
             self._repository.add_token, auth.digest(token.secret), user.username, token.expires
@@ -325,6 +327,7 @@ class Chat:
 
         Without a token, those that a host's Authenticator let in end.
         """
+        self.check_started()
         if everywhere:
             await self._journal.write(self._repository.remove_tokens, user.username)
         elif token is not None:
@@ -348,6 +351,7 @@ class Chat:
         self, user: User, *, after: str | None = None, limit: int | None = None
     ) -> RoomsReply:
         """List the rooms that a user may see, by name."""
+        self.check_started()
         limit = self._pages.clamp(limit)
         found = await self._read(self._repository.rooms, user.username, after or "", limit + 1)
         return RoomsReply(found[:limit], complete=len(found) <= limit)

@@ -5,8 +5,9 @@ newest events.  A subscription is live, and then gets each batch as it is announ
 or it has a cursor, and then one task of its connection reads the log after it until
 it meets the head.  Joining late, resuming, and having been slow are the same thing.
 
-Only `deliver` moves a head, and no read for a subscriber goes beyond it: else the log
-would overtake the announcement, and an event come twice or before its reply.
+No read for a subscriber goes beyond a feed's head, and that moves only with what was
+announced, with the hole before it, and with what another process wrote: else the log
+would overtake an announcement, and an event come twice or before its reply.
 """
 
 from __future__ import annotations

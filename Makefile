@@ -13,6 +13,9 @@ CODE := $(wildcard src tests examples benchmarks)
 PYTHONS := $(PYTHON) $(if $(filter file,$(origin PYTHON)),python3)
 
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
+# The lock names every package.  Left to find dependencies, pip would look for `coverage[toml]`
+# past the `coverage` that is locked, and refuse what it finds on the day a newer one is out.
+INSTALL_LOCKED := $(PIP_INSTALL) --require-hashes --no-deps --requirement
 INSTALL_PROJECT := $(PIP_INSTALL) --no-index --no-deps --no-build-isolation --editable .
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--system-certs --no-emit-index-url --no-header --no-annotate --extra server --extra client
@@ -77,12 +80,12 @@ $(VENV)/bin/python:
 
 $(VENV)/.run: $(VENV)/bin/python requirements/run.txt pyproject.toml
 	@echo "Installing requirements/run.txt and chatcore itself into $(VENV)."
-	@$(PIP_INSTALL) --require-hashes --requirement requirements/run.txt
+	@$(INSTALL_LOCKED) requirements/run.txt
 	@$(INSTALL_PROJECT)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python requirements/dev.txt pyproject.toml
 	@echo "Installing requirements/dev.txt and chatcore itself into $(VENV)."
-	@$(PIP_INSTALL) --require-hashes --requirement requirements/dev.txt
+	@$(INSTALL_LOCKED) requirements/dev.txt
 	@$(INSTALL_PROJECT)
 	@touch $(VENV)/.run $@

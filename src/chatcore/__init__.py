@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from chatcore.errors import ChatError
     from chatcore.events import Member, Message
     from chatcore.model import Credentials, Limits, Rate, Room, User
+    from chatcore.participant import Participant
     from chatcore.peer import Peer, connect
     from chatcore.repository.memory import MemoryRepository
     from chatcore.repository.sql import SqliteRepository
@@ -26,6 +27,7 @@ _HOMES = {
     "Member": "chatcore.events",
     "MemoryRepository": "chatcore.repository.memory",
     "Message": "chatcore.events",
+    "Participant": "chatcore.participant",
     "Peer": "chatcore.peer",
     "Rate": "chatcore.model",
     "Room": "chatcore.model",
@@ -45,6 +47,7 @@ __all__ = [  # the keys above, once more: type checkers and editors read it
     "Member",
     "MemoryRepository",
     "Message",
+    "Participant",
     "Peer",
     "Rate",
     "Room",

@@ -20,7 +20,7 @@ from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, overrid
 
 from chatcore import events, model
 from chatcore.commands import Command, Request
-from chatcore.errors import ChatError, Invalid, TooLarge, UnknownCommand
+from chatcore.errors import ChatError, Internal, Invalid, TooLarge, UnknownCommand
 from chatcore.events import Answer, Bye, Durable, Event, Hello, Other, Reply, Told
 from chatcore.model import RequestId
 
@@ -75,30 +75,32 @@ class JsonLines:
     # The client's side.
 
     def command(self, command: Command, id: RequestId | None) -> bytes:
+        """Write one frame.  Raises Invalid for a text that UTF-8 has no bytes for."""
         fields = _out.unstructure(command)
         frame = {"cmd": type(command).__name__.lower(), **fields}
         if id is not None:
             frame["id"] = id
-        return orjson.dumps(frame, option=orjson.OPT_APPEND_NEWLINE)
+        try:
+            return orjson.dumps(frame, option=orjson.OPT_APPEND_NEWLINE)
+        except orjson.JSONEncodeError:
+            raise Invalid("A text cannot have half of a surrogate pair") from None
 
     def told(self, frame: bytes) -> Told | None:
-        """Read what a server sent; None for what this version cannot make anything of.
+        """Read what a server sent; None for what this version can make nothing of.
 
-        Unknown fields are ignored, so that a newer server may add some.
+        Never raises.  Unknown fields are ignored, so that a newer server may add some.
         """
         fields = _loads(frame)
+        try:
+            return _told(fields)
+        except _UNREADABLE:
+            pass
         match fields:
             case {"reply": str(word)}:
-                reply = _REPLIES.get(word)
-                return Answer(_id_of(fields), _in(fields, reply)) if reply else None
-            case {"error": dict(error)}:
-                return Answer(_id_of(fields), _told_error(error))
+                error = Internal(f"The server's reply to {word[:40]} cannot be understood")
+                return Answer(_id_of(fields), error)
             case {"event": str()}:
-                return _told_event(fields)
-            case {"hello": dict(hello)}:
-                return _in(hello, Hello)
-            case {"bye": dict(bye)}:
-                return _in(bye, Bye)
+                return _other(fields)
         return None
 
 
@@ -300,6 +302,21 @@ def _error_classes(class_: type[ChatError]) -> None:
 _error_classes(ChatError)
 
 
+def _told(fields: Any) -> Told | None:
+    match fields:
+        case {"reply": str(word)}:
+            return Answer(_id_of(fields), _in(fields, _REPLIES[word]))
+        case {"error": dict(error)}:
+            return Answer(_id_of(fields), _told_error(error))
+        case {"event": str()}:
+            return _told_event(fields)
+        case {"hello": dict(hello)}:
+            return _in(hello, Hello)
+        case {"bye": dict(bye)}:
+            return _in(bye, Bye)
+    return None
+
+
 def _told_error(fields: dict[str, Any]) -> ChatError:
     code, message = str(fields.get("code")), str(fields.get("message"))
     error = _ERRORS.get(code, ChatError)(message)
@@ -312,10 +329,12 @@ def _told_error(fields: dict[str, Any]) -> ChatError:
 
 def _told_event(fields: dict[str, Any]) -> Event | Other:
     class_ = _EVENTS.get(fields["event"])
-    if class_ is None:
-        seq = fields.get("seq")
-        return Other(str(fields.get("room")), seq if type(seq) is int else None)
-    return _in(fields, class_)
+    return _other(fields) if class_ is None else _in(fields, class_)
+
+
+def _other(fields: dict[str, Any]) -> Other:
+    seq = fields.get("seq")
+    return Other(str(fields.get("room")), seq if type(seq) is int else None)
 
 
 def _client() -> cattrs.Converter:
@@ -328,6 +347,15 @@ def _client() -> cattrs.Converter:
 
 
 _in = _client().structure
+
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    cattrs.StructureHandlerNotFoundError,
+)
+"""What cattrs raises for a value that is not of its type's shape."""
 
 COMMANDS = tuple(sorted(_COMMANDS))
 """Every `cmd` that decodes."""

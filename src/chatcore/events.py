@@ -1,4 +1,4 @@
-"""What follows a command: replies, durable events (with seq), personal and ephemeral ones.
+"""What follows a command: durable events (with seq), personal and ephemeral ones, replies.
 
 A class's name is its word on the wire in lower case (`reply`, `event`), without the
 suffix `Reply`.  A field that holds None, or False where that is its default, is left
@@ -119,6 +119,51 @@ class Other:
     room: str
     seq: int | None
 
+
+# Notices: what a client that reconnects says of its connection, between the events.
+
+
+@frozen
+class Reconnecting:
+    """The connection was lost, or could not be had again; the next try is in `delay` seconds."""
+
+    reason: str
+    delay: float
+
+
+@frozen
+class Connected:
+    """The connection is back.  Each room's Resumed, Reset or Lost follows."""
+
+
+@frozen
+class Resumed:
+    """A room goes on after the last event that was given; the `missed` ones follow."""
+
+    room: str
+    missed: int
+
+
+@frozen
+class Reset:
+    """A room could not go on where it was: drop what you hold of it.
+
+    `joined` has its newest messages, and the next event is `joined.head` + 1.
+    """
+
+    room: str
+    joined: JoinReply
+
+
+@frozen
+class Lost:
+    """The user is no longer in a room, and `error` says why."""
+
+    room: str
+    error: ChatError
+
+
+Notice: TypeAlias = Reconnecting | Connected | Resumed | Reset | Lost
 
 # Replies.
 

@@ -7,35 +7,17 @@ import itertools
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Protocol, Self, TypeVar
+from typing import Self
 
-from chatcore import commands
 from chatcore.chat import Chat
 from chatcore.codec import JsonLines
-from chatcore.commands import Command, Since
+from chatcore.commands import Command
 from chatcore.connection import serve
 from chatcore.errors import ChatError, LinkClosed, Unavailable
-from chatcore.events import (
-    Answer,
-    Bye,
-    CreateReply,
-    Event,
-    Hello,
-    HistoryReply,
-    JoinReply,
-    LeaveReply,
-    MembersReply,
-    Other,
-    PingReply,
-    Reply,
-    RoomsReply,
-    SendReply,
-    WhoReply,
-)
-from chatcore.model import Credentials, Limits, Membership, RequestId, Room, User
+from chatcore.events import Answer, Bye, Event, Hello, Other, Reply
+from chatcore.model import Credentials, Limits, Membership, RequestId, User
+from chatcore.participant import Participant, R
 from chatcore.ports import Wire
-
-R = TypeVar("R", bound=Reply)
 
 EVENTS_HELD = 256
 """Events that may wait for whoever iterates, before no more are read for their sake."""
@@ -60,34 +42,21 @@ async def connect(chat: Chat, user: User) -> AsyncIterator[Peer]:
         await serving
 
 
-class Pipe(Protocol):
-    """What a peer speaks through: the client's end of a link."""
+class Peer(Participant):
+    """A participant in the chat's own process.
 
-    def send(self, frame: bytes) -> None:
-        """Send one frame, in the end."""
-
-    async def next(self) -> bytes:
-        """Return the next frame from the server.  Raises LinkClosed; safe to cancel."""
-
-
-class Peer:
-    """One connection, as its user has it: methods for commands, and events to iterate over.
-
+    Example:
         async with connect(chat, ada) as peer:
             await peer.join("lobby")
             async for event in peer:
                 ...
-
-    Methods may be called at the same time; durable ones commit in the order of the
-    calls.  They raise ChatError as the server answers, and Unavailable once the
-    connection has ended.  Events come in order; a reply never waits for them to be taken.
     """
 
-    def __init__(self, pipe: Pipe, limits: Limits) -> None:
+    def __init__(self, link: MemoryLink, limits: Limits) -> None:
         self.hello: Hello | None = None
         self.bye: Bye | None = None
         """Why the server ended the connection, where it said so."""
-        self._pipe = pipe
+        self._link = link
         self._wire = JsonLines(limits)
         self._ids = itertools.count(1)
         self._answers: dict[RequestId, asyncio.Future[Reply]] = {}
@@ -111,12 +80,10 @@ class Peer:
 
     @property
     def user(self) -> User | None:
-        """Whom the server took this connection for, where it did so before hello."""
         return self.hello.user if self.hello else None
 
     @property
-    def rooms_at_first(self) -> Sequence[Membership]:
-        """The user's memberships as hello told them."""
+    def memberships(self) -> Sequence[Membership]:
         return (self.hello.rooms if self.hello else None) or ()
 
     # Events.
@@ -134,49 +101,6 @@ class Peer:
         self._changed.set()
         return event
 
-    # Commands.
-
-    async def rooms(self, *, after: str | None = None, limit: int | None = None) -> RoomsReply:
-        return await self._ask(commands.Rooms(after, limit), RoomsReply)
-
-    async def create(
-        self, room: str, *, kind: str = "public", title: str = "", topic: str = ""
-    ) -> Room:
-        return (await self._ask(commands.Create(room, kind, title, topic), CreateReply)).room
-
-    async def join(self, room: str, *, since: Since | None = None, history: int = 50) -> JoinReply:
-        """Join a room, and get its events from now on, or from a position."""
-        return await self._ask(commands.Join(room, since, history), JoinReply)
-
-    async def leave(self, room: str) -> None:
-        await self._ask(commands.Leave(room), LeaveReply)
-
-    async def send(self, room: str, content: str, *, txn_id: str | None = None) -> SendReply:
-        return await self._ask(commands.Send(room, content, txn_id), SendReply)
-
-    async def history(
-        self,
-        room: str,
-        *,
-        before: int | None = None,
-        after: int | None = None,
-        around: int | None = None,
-        limit: int | None = None,
-    ) -> HistoryReply:
-        command = commands.History(room, before, after, around, limit)
-        return await self._ask(command, HistoryReply)
-
-    async def who(self, room: str) -> WhoReply:
-        return await self._ask(commands.Who(room), WhoReply)
-
-    async def members(
-        self, room: str, *, after: str | None = None, limit: int | None = None
-    ) -> MembersReply:
-        return await self._ask(commands.Members(room, after, limit), MembersReply)
-
-    async def ping(self) -> None:
-        await self._ask(commands.Ping(), PingReply)
-
     async def _ask(self, command: Command, expected: type[R]) -> R:
         if self._ended:
             raise self._gone()
@@ -184,7 +108,7 @@ class Peer:
         answer = self._answers[id] = asyncio.get_running_loop().create_future()
         self._changed.set()
         try:
-            self._pipe.send(self._wire.command(command, id))
+            self._link.send(self._wire.command(command, id))
             reply = await answer
         finally:
             del self._answers[id]
@@ -199,7 +123,7 @@ class Peer:
                 # Answers come behind events: while one is awaited, reading goes on.
                 while len(self._events) >= EVENTS_HELD and not self._answers:
                     await self._change()
-                self._take(await self._pipe.next())
+                self._take(await self._link.next())
         except LinkClosed:
             self._end()
 

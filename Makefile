@@ -18,7 +18,8 @@ PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
 INSTALL_LOCKED := $(PIP_INSTALL) --require-hashes --no-deps --requirement
 INSTALL_PROJECT := $(PIP_INSTALL) --no-index --no-deps --no-build-isolation --editable .
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	--system-certs --no-emit-index-url --no-header --no-annotate --extra server --extra client
+	--system-certs --no-emit-index-url --no-header --no-annotate --extra server --extra client \
+	--extra socketio
 
 # What is set in somebody's shell must not decide what runs here.
 unexport PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE PYTHONWARNINGS PYTHONOPTIMIZE VIRTUAL_ENV

@@ -327,6 +327,16 @@ async def test_in_the_log_and_told_are_the_same(chat: Chat) -> None:
     assert told[0].content.startswith("é ")
 
 
+async def test_a_retry_may_end_its_lines_otherwise(chat: Chat) -> None:
+    ada = await chat.register("ada", PASSWORD)
+    await chat.join(ada, "lobby")
+    first = await chat.send(ada, "lobby", "one\r\ntwo", txn_id="t")
+    again = await chat.send(ada, "lobby", "one\ntwo", txn_id="t")
+    assert (again.seq, again.duplicate) == (first.seq, True)
+    page = await chat.history(ada, "lobby")
+    assert [message.content for message in page.messages] == ["one\ntwo"]
+
+
 async def test_nobody_is_in_more_rooms_than_a_frame_can_tell_of() -> None:
     limits = Limits(rooms_joined=3, rooms_owned=2)
     async with Chat(MemoryRepository(), limits=limits, bcrypt_cost=4) as chat:

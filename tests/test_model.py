@@ -39,8 +39,14 @@ def test_a_message_is_counted_in_code_points_of_nfc() -> None:
             content(text, 10)
 
 
+def test_lines_end_as_they_do_in_the_log_however_they_were_typed() -> None:
+    assert content("a\r\nb\rc\n\r\nd", 8) == "a\nb\nc\n\nd"
+    with pytest.raises(Invalid, match="empty"):
+        content("\r\n\r", 8)
+
+
 @pytest.mark.parametrize(
-    "character", ["\0", "\r", "\x1b", "\x7f", "\x85", chr(0xD800), chr(0xDFFF)]
+    "character", ["\0", "\x1b", "\x7f", "\x85", chr(0xD800), chr(0xDFFF)]
 )
 def test_a_character_that_is_no_text_is_named(character: str) -> None:
     with pytest.raises(Invalid, match=rf"U\+{ord(character):04X}"):

@@ -154,13 +154,15 @@ class Limits:
 
 
 def content(text: str, most: int) -> str:
-    """Check a message's text and return it in NFC.
+    r"""Check a message's text and return it in NFC, each line ended by `\n` alone.
 
     Raises Invalid for an empty one and for characters that are not text,
     TooLarge for more than `most` code points.
     """
     if not text.strip():
         raise Invalid("Message cannot be empty")
+    # What Windows, and what was pasted there, ends a line with.
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
     composed = _composed(text, most, "message")
     if len(composed) > most:
         raise TooLarge(f"A message has at most {most} characters; this one has {len(composed)}")

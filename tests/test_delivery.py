@@ -325,6 +325,18 @@ async def test_who_joins_behind_a_hole_has_their_own_joining_in_the_head() -> No
         assert [(await ada.event("message", "member"))["seq"] for _ in range(3)] == [2, 3, 4]
 
 
+async def test_who_joins_need_not_wait_for_a_bus_that_lost_it() -> None:
+    bus = CapriciousBus()
+    async with room("ada", "bob", bus=bus) as (chat, _, ada, _, _, _), connect(chat) as (cyd, _):
+        await cyd.do("register", username="cyd", password="correct horse")
+        bus.held = []
+        joined = await cyd.do("join", room="lobby")
+        assert joined["head"] == 3
+        bus.held = None
+        await ada.do("send", room="lobby", content="next")
+        assert (await cyd.event("message", "member"))["seq"] == 4
+
+
 class GatedRepository(MemoryRepository):
     """Lets each read of the log, and of messages, begin when it is told to."""
 

@@ -75,6 +75,8 @@ class SqlRepository:
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
         self._sql = _Statements(dialect)
+        self._unread = False
+        """Whether others have written what `foreign_heads` could not read yet."""
 
     # The log.
 
@@ -202,11 +204,14 @@ class SqlRepository:
             return first, head, newest
 
     def foreign_heads(self, rooms: Sequence[str]) -> Mapping[str, int]:
-        if not self._dialect.written_by_others():
+        # Remembered until the heads are read: the dialect tells of a change once.
+        self._unread = self._dialect.written_by_others() or self._unread
+        if not self._unread:
             return {}
         given: _Given = {"rooms": [[name] for name in rooms], "people": [], "txns": []}
         with self._dialect.reading() as connection:
             found, _, _ = _loaded(connection, self._sql.load, given)
+        self._unread = False
         return {name: head for name, _, _, _, _, head, _ in found}
 
     def read(self, room: str, after: int, upto: int, limit: int) -> Sequence[Durable]:

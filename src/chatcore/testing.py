@@ -460,6 +460,12 @@ def _membership_rules(repository: Repository) -> None:
     assert (before.head, before.unread) == (6, 1), "as of a seq"
     repository.append([_say("bob", "3")])
     assert [membership.unread for membership in repository.memberships("bob")] == [0]
+    promoted = {"username": "bob", "action": "role", "role": "moderator"}
+    role = Draft(room=LOBBY, sender="cyd", kind="member", body=promoted, timestamp=NOW)
+    repository.append([_say("cyd", "4"), role])
+    bob = repository.membership("lobby", "bob")
+    assert bob is not None
+    assert (bob.role, bob.read, bob.unread) == ("moderator", 8, 1), "a role reads nothing"
     assert repository.membership("secret", "bob") is None
     assert repository.membership("nowhere", "bob") is None
 

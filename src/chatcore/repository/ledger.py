@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 import orjson
-from attrs import define, field
+from attrs import define, evolve, field
 
 from chatcore.errors import ChatError, Conflict, NotFound, NotMember, TxnConflict
 from chatcore.events import Duplicate, Stored, committed
@@ -101,8 +101,7 @@ class Ledger:
         stored = Stored(committed(draft, room.head), room.first, room.messages)
         self.stored.append((draft, stored))
         if draft.kind == "member":
-            subject, role = str(draft.body["username"]), draft.body.get("role")
-            self._stand(draft.room.name, subject, str(role) if role else None, room)
+            self._change(draft, room)
         elif standing is not None:
             # Sending moves the sender's own read marker.
             self._stand(draft.room.name, draft.sender, standing.role, room)
@@ -134,13 +133,22 @@ class Ledger:
             raise NotMember("You must join the chat first")
         return standing
 
-    def _stand(self, room: str, username: str, role: str | None, state: RoomState) -> None:
-        key = (room, username)
+    def _change(self, draft: Draft, room: RoomState) -> None:
+        """Let somebody's membership begin, end, or go on in another role."""
+        key = draft.room.name, str(draft.body["username"])
+        role, before = draft.body.get("role"), self.standings.get(key)
         if role is None:
             self.standings.pop(key, None)
             self.changed[key] = None
+        elif before is None:
+            self._stand(*key, str(role), room)
         else:
-            self.standings[key] = self.changed[key] = Standing(role, state.head, state.messages)
+            self.standings[key] = self.changed[key] = evolve(before, role=str(role))
+
+    def _stand(self, room: str, username: str, role: str, state: RoomState) -> None:
+        """Have somebody stand at the head: all before it is read."""
+        standing = Standing(role, state.head, state.messages)
+        self.standings[room, username] = self.changed[room, username] = standing
 
 
 def touched(drafts: Iterable[Draft]) -> tuple[set[str], set[RoomUser], set[TxnKey]]:

@@ -45,9 +45,7 @@ def test_lines_end_as_they_do_in_the_log_however_they_were_typed() -> None:
         content("\r\n\r", 8)
 
 
-@pytest.mark.parametrize(
-    "character", ["\0", "\x1b", "\x7f", "\x85", chr(0xD800), chr(0xDFFF)]
-)
+@pytest.mark.parametrize("character", ["\0", "\x1b", "\x7f", "\x85", chr(0xD800), chr(0xDFFF)])
 def test_a_character_that_is_no_text_is_named(character: str) -> None:
     with pytest.raises(Invalid, match=rf"U\+{ord(character):04X}"):
         content(f"a{character}b\n", 100)

@@ -193,12 +193,18 @@ class Chat:
         """Drain: refuse new commands, answer all that came before, then end every connection.
 
         Each gets a `bye` with a `retry_after`, spread so that they do not come back
-        all at once, and LINGER_SECONDS to take what is on its way.  Repeatable.
+        all at once, and LINGER_SECONDS to take what is on its way.  Repeatable: one
+        that was cancelled goes on, and the next waits for it.
         """
-        if self._state != "running":
-            return
-        self._state = "closing"
+        if self._state == "running":
+            self._state = "closing"
+            self._closing = asyncio.create_task(self._drain())
+        if self._state == "closing":
+            await asyncio.shield(self._closing)
+
+    async def _drain(self) -> None:
         self._watching.cancel()
+        self._passwords.refuse()
         await self._journal.close()
         spread = 1.0 + len(self.roster) / 500
         delays = iter(lambda: round(random.uniform(0.5, spread), 2), None)

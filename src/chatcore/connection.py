@@ -122,10 +122,13 @@ class _Connection:
                 self._chat.roster.remove(self)
 
     def end(self, code: Close, reason: str, retry_after: float | None = None) -> None:
-        """Say bye and close; the first reason counts."""
+        """Answer what is unanswered, say bye and close; the first reason counts."""
         if self._ended:
             return
         self._ended = True
+        for slot in [*self._slots]:
+            if slot.frame is None:
+                self._answer(slot, Unavailable("The connection ends; try again", retry_after=1.0))
         bye = events.Bye(code, reason, reconnect=code < Close.BAD_TOKEN, retry_after=retry_after)
         self._link.write(self._link.wire.encode(bye))
         self._link.close(code, reason)

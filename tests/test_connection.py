@@ -189,6 +189,19 @@ async def test_a_retry_is_answered_before_rates_are_looked_at() -> None:
         assert fresh["error"]["code"] == "rate_limited"
 
 
+async def test_a_retry_costs_nothing() -> None:
+    async with one(Limits(messages=Rate(0.001, 2))) as (_, peer, _):
+        await peer.do("register", username="ada", password=PASSWORD)
+        await peer.do("join", room="lobby")
+        for _ in range(20):
+            assert (await peer.do("send", room="lobby", content="once", txn_id="t"))["seq"] == 2
+        assert (await peer.do("send", room="lobby", content="twice"))["seq"] == 3
+        again = await peer.do("send", room="lobby", content="once", txn_id="t")
+        assert again["duplicate"], "with no token left"
+        fresh = await peer.do("send", room="lobby", content="thrice", txn_id="u")
+        assert fresh["error"]["code"] == "rate_limited"
+
+
 class SlowRepository(MemoryRepository):
     """Holds every batch until it is let go."""
 

@@ -488,6 +488,8 @@ class Chat:
                 case Stored(event=event):
                     done(SendReply(event.room, event.seq, event.timestamp))
                 case Duplicate(seq=seq, timestamp=timestamp):
+                    if not isinstance(draft.refusal, RateLimited):
+                        self._messages.give_back(user.username)
                     done(SendReply(draft.room.name, seq, timestamp, duplicate=True))
 
         self._journal.append(draft, settled)

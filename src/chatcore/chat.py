@@ -286,7 +286,11 @@ class Chat:
         self.check_started()
         token = Token(auth.new_token(), self._now() + self._token_life)
         await self._journal.write(
-            self._repository.add_token, auth.digest(token.secret), user.username, token.expires
+            self._repository.add_token,
+            auth.digest(token.secret),
+            user.username,
+            token.expires,
+            self._now(),
         )
         return token
 

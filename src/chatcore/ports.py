@@ -125,7 +125,8 @@ class Repository(Protocol):
     def user(self, username: str) -> tuple[User, str | None] | None:
         """Return a user and the password's hash."""
 
-    def add_token(self, digest: bytes, username: str, expires: datetime) -> None: ...
+    def add_token(self, digest: bytes, username: str, expires: datetime, now: datetime) -> None:
+        """Store a token, and forget those of this user that have expired by `now`."""
 
     def token(self, digest: bytes, now: datetime) -> tuple[User, datetime] | None:
         """Return whose token it is and when it expires; None once it has or was revoked."""

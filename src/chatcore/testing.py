@@ -326,17 +326,22 @@ def _accounts(repository: Repository) -> None:
     assert repository.user("host") == (User("host", "A host's"), None)
 
     later = NOW + timedelta(days=1)
-    repository.add_token(b"1" * 32, "ada", later)
-    repository.add_token(b"2" * 32, "ada", later)
-    repository.add_token(b"3" * 32, "bob", later)
+    repository.add_token(b"1" * 32, "ada", later, NOW)
+    repository.add_token(b"2" * 32, "ada", later, NOW)
+    repository.add_token(b"3" * 32, "bob", later, NOW)
     assert repository.token(b"1" * 32, NOW) == (User("ada", "Ada"), later)
     assert repository.token(b"1" * 32, later) is None, "expired"
     assert repository.token(b"0" * 32, NOW) is None
+    much_later = later + timedelta(days=1)
+    repository.add_token(b"4" * 32, "bob", much_later, NOW)
+    repository.add_token(b"5" * 32, "bob", much_later, later)
+    known = [repository.token(digest * 32, NOW) is not None for digest in (b"1", b"3", b"4", b"5")]
+    assert known == [True, False, True, True], "a new one has the user's expired ones forgotten"
     repository.remove_token(b"1" * 32)
     assert repository.token(b"1" * 32, NOW) is None
     repository.remove_tokens("ada")
     assert repository.token(b"2" * 32, NOW) is None
-    assert repository.token(b"3" * 32, NOW) is not None
+    assert repository.token(b"4" * 32, NOW) is not None
 
 
 def _log_order(repository: Repository) -> None:

@@ -193,8 +193,11 @@ class MemoryRepository:
         with self._lock:
             return self._users.get(username)
 
-    def add_token(self, digest: bytes, username: str, expires: datetime) -> None:
+    def add_token(self, digest: bytes, username: str, expires: datetime, now: datetime) -> None:
         with self._lock:
+            self._tokens = {
+                d: kept for d, kept in self._tokens.items() if kept[0] != username or kept[1] > now
+            }
             self._tokens[digest] = (username, expires)
 
     def token(self, digest: bytes, now: datetime) -> tuple[User, datetime] | None:

@@ -281,11 +281,13 @@ class SqlRepository:
             row = connection.execute(self._sql.user, {"username": username}).one_or_none()
         return (User(row.username, row.display_name), row.password_hash) if row else None
 
-    def add_token(self, digest: bytes, username: str, expires: datetime) -> None:
-        self._write(
-            self._sql.add_token,
-            {"digest": digest, "username": username, "expires": milliseconds(expires)},
-        )
+    def add_token(self, digest: bytes, username: str, expires: datetime, now: datetime) -> None:
+        token = {"digest": digest, "username": username, "expires": milliseconds(expires)}
+        with self._dialect.writing() as connection:
+            expired = {"username": username, "now": milliseconds(now)}
+            connection.execute(self._sql.remove_expired, expired)
+            connection.execute(self._sql.add_token, token)
+            _commit(connection)
 
     def token(self, digest: bytes, now: datetime) -> tuple[User, datetime] | None:
         with self._dialect.reading() as connection:
@@ -544,3 +546,4 @@ class _Statements:
         )
         self.remove_token = sa.delete(tokens).where(tokens.c.digest == param("digest"))
         self.remove_tokens = sa.delete(tokens).where(tokens.c.user_id == user_id)
+        self.remove_expired = self.remove_tokens.where(tokens.c.expires <= param("now"))

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TypeAlias
 
-from attrs import field, frozen
+from attrs import Attribute, field, frozen
 
 from chatcore.errors import ChatError, Invalid, TooLarge
 
@@ -34,11 +34,20 @@ RequestId: TypeAlias = str | int
 """The client's own mark on a command; its answer carries it back."""
 
 
+def _encodable(_: object, attribute: Attribute[str], value: str) -> None:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise Invalid(f"A {attribute.name} cannot have half of a surrogate pair") from None
+
+
 @frozen
 class User:
-    username: str
+    """Somebody.  Raises Invalid for a text that could not be stored."""
+
+    username: str = field(validator=_encodable)
     """As `names.username` returns it."""
-    display_name: str
+    display_name: str = field(validator=_encodable)
 
 
 @frozen

@@ -37,7 +37,8 @@ class Repository(Protocol):
 
     Every method may be called from any thread.  A read sees all that was committed
     before it began.  Any method may raise Unavailable, a write also StorageFull, and
-    then nothing was written.
+    then nothing was written.  So it is with TypeError, ValueError and OverflowError,
+    for a value that cannot be stored.
     """
 
     def open(self) -> None:

@@ -314,6 +314,20 @@ async def test_what_fails_at_the_start_leaves_nothing_behind(
         pass
 
 
+async def test_what_another_serves_is_not_migrated(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    path = tmp_path_factory.mktemp("db") / "chat.db"
+    other = SqliteRepository(path)
+    other.claim()
+    before = path.read_bytes()
+    with pytest.raises(SchemaError, match="Another server"):
+        async with Chat(SqliteRepository(path), bcrypt_cost=4):
+            pass
+    assert before == path.read_bytes()
+    other.close()
+
+
 async def test_in_the_log_and_told_are_the_same(chat: Chat) -> None:
     ada = await chat.register("ada", PASSWORD)
     await chat.join(ada, "lobby")

@@ -172,6 +172,8 @@ def unchanged(path: Path) -> str:
     repository = SqliteRepository(path)
     with pytest.raises(SchemaError) as refused:
         repository.open()
+    with pytest.raises(SchemaError):
+        repository.claim()
     repository.close()
     assert before == path.read_bytes()
     assert beside == {*path.parent.iterdir()}
@@ -207,8 +209,11 @@ def test_a_path_where_nothing_can_be_written_is_refused(tmp_path: Path) -> None:
         with pytest.raises(SchemaError, match=r"^Cannot open the database .*: unable to open"):
             repository.open()
         repository.close()
-    with pytest.raises(SchemaError, match=r"^Cannot write .*: No such file or directory$"):
-        SqliteRepository(tmp_path / "missing" / "chat.db").claim()
+        with pytest.raises(SchemaError, match=r"^Cannot open the database .*: unable to open"):
+            repository.claim()
+    (tmp_path / "chat.db.lock").mkdir()
+    with pytest.raises(SchemaError, match=r"^Cannot write .*: Is a directory$"):
+        SqliteRepository(tmp_path / "chat.db").claim()
 
 
 def test_a_file_that_is_locked_for_long_is_refused(path: Path) -> None:

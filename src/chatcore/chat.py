@@ -174,8 +174,8 @@ class Chat:
         return self
 
     def _open(self) -> None:
+        self._repository.claim()  # first, for opening may migrate what another serves
         self._repository.open()
-        self._repository.claim()
         self._repository.add_room(Room(LOBBY, title="Lobby"))
 
     async def __aexit__(

@@ -278,8 +278,8 @@ def check_repository(make: Callable[[], Repository]) -> None:
         _outcomes_can_be_looked_up,
     ):
         repository = make()
-        repository.open()
         repository.claim()
+        repository.open()
         try:
             for name in ("ada", "bob", "cyd"):
                 assert repository.add_user(User(name, name.title()), f"hash of {name}")

@@ -40,17 +40,27 @@ class SqliteRepository(SqlRepository):
         super().__init__(self)
 
     def open(self) -> None:
-        try:
-            # Whose file it is comes first, before anything is written to it, WAL's mark included.
-            with self._plainly(), self._visitor.connect() as connection:
-                check(connection, str(self._path))
+        with self._opening():
+            self._check()
             with self.writing() as connection:
                 migrate(connection, str(self._path))
                 connection.commit()
+
+    @contextlib.contextmanager
+    def _opening(self) -> Iterator[None]:
+        try:
+            yield
         except Unavailable as error:
             raise SchemaError(f"Cannot open the database {self._path}: {_cause(error)}") from error
 
+    def _check(self) -> None:
+        """See whose file it is, before anything is written to it or beside it."""
+        with self._plainly(), self._visitor.connect() as connection:
+            check(connection, str(self._path))
+
     def claim(self) -> None:
+        with self._opening():
+            self._check()
         # Never a lock on the database itself: closing any handle of it would drop the
         # locks that SQLite holds there (POSIX).
         path = self._path.with_name(self._path.name + ".lock")

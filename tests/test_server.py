@@ -210,6 +210,21 @@ cli.main()
         server.log[:] = [line for line in server.log if "Traceback" not in line]  # of the defect
 
 
+async def test_a_database_that_is_deleted_ends_the_process(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    async with serving(path) as server, present(server.urls["ws"], "ada") as ada:
+        path.unlink()
+        refused = await ada.do("send", room="lobby", content="in vain")
+        assert refused["error"]["code"] == "unavailable"
+        assert (await ada.goodbye())["code"] == 4001
+        assert await server.exit_code() == 1
+        assert server.log[-1] == (
+            f"Error: The database {path} was deleted or replaced while it was open;"
+            " stop the server before you do that"
+        )
+        server.log[:] = [line for line in server.log if "Traceback" not in line]  # of the journal
+
+
 async def test_what_was_said_is_there_after_a_restart(tmp_path: Path) -> None:
     path = tmp_path / "chat.db"
     async with serving(path) as server, present(server.urls["ws"], "ada") as ada:

@@ -248,6 +248,25 @@ def test_a_full_disk_is_storage_full_until_there_is_room(repository: SqliteRepos
     ] == [2, 3]
 
 
+@pytest.mark.parametrize("replaced", [False, True])
+def test_nothing_is_stored_in_a_file_that_is_not_there_any_more(
+    repository: SqliteRepository, path: Path, replaced: bool
+) -> None:
+    path.rename(path.with_name("moved.db"))
+    if replaced:
+        opened(path).close()
+    for write in (
+        lambda: repository.append([say("lost")]),
+        lambda: repository.add_user(User("bob", "Bob"), None),
+        lambda: repository.foreign_heads(["lobby"]),
+    ):
+        with pytest.raises(SchemaError, match=r"chat\.db was deleted or replaced"):
+            write()
+    if not replaced:
+        path.with_name("moved.db").rename(path)
+        assert isinstance(repository.append([say("back")])[0], Stored)
+
+
 def test_another_process_that_writes_for_long_makes_it_unavailable(path: Path) -> None:
     opened(path).close()
     repository = SqliteRepository(path, busy_seconds=0.05)

@@ -38,7 +38,8 @@ class Repository(Protocol):
     Every method may be called from any thread.  A read sees all that was committed
     before it began.  Any method may raise Unavailable, a write also StorageFull, and
     then nothing was written.  So it is with TypeError, ValueError and OverflowError,
-    for a value that cannot be stored.
+    for a value that cannot be stored.  A write, and `foreign_heads`, raise SchemaError
+    where the storage is not the one that was opened any more, and nothing can go on.
     """
 
     def open(self) -> None:

@@ -21,7 +21,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 import chatcore
 from chat_transports import tcp, websocket
 from chatcore.chat import Chat
-from chatcore.errors import ChatError
+from chatcore.errors import ChatError, SchemaError
 from chatcore.model import MAX_FRAME, Limits
 from chatcore.ports import Repository
 
@@ -95,7 +95,9 @@ async def _serve(options: Options) -> None:
             await _open_doors(options, chat, ws, lines, stop)
         finally:
             await chat.close()
-        if chat_error := chat.failure:
+        if isinstance(chat_error := chat.failure, SchemaError):
+            raise chat_error
+        if chat_error is not None:
             raise ServerError(f"The journal failed, all service ended: {chat_error!r}")
     logger.info("stopped")
 

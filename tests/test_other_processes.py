@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -91,10 +89,8 @@ def test_what_could_not_be_read_is_asked_for_again(
     assert ours.foreign_heads(["lobby"]) == {}
     theirs.add_room(Room("tea"))
 
-    @contextlib.contextmanager
-    def refuse() -> Any:
+    def refuse() -> None:
         raise Unavailable("The database is busy; try again")
-        yield
 
     with monkeypatch.context() as patch:
         patch.setattr(ours, "reading", refuse)

@@ -51,7 +51,8 @@ class Journal:
     """Every write to the repository goes through here, in order.
 
     `publish` is called on the loop with each batch that committed.  A value that the
-    repository cannot store costs its own write.  Where the writer dies of any other defect, `died` holds the error, and everything is answered Unavailable.
+    repository cannot store costs its own write.  Where the writer dies of any other
+    defect, `died` holds the error, and everything is answered Unavailable.
     """
 
     def __init__(

@@ -48,7 +48,8 @@ class Repository(Protocol):
     def claim(self) -> None:
         """Become the one Chat that serves this storage, until `close`.
 
-        Called before `open`, which may migrate what another serves.  For a storage that only one may serve.  Raises SchemaError where another does.
+        Called before `open`, which may migrate what another serves.  For a storage that
+        only one may serve.  Raises SchemaError where another does.
         """
 
     def close(self) -> None:

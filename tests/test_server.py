@@ -58,6 +58,18 @@ async def test_a_taken_port() -> None:
         assert "(--tcp-port)" in one_sentence(said)
 
 
+async def test_a_door_that_does_not_open_ends_the_start() -> None:
+    script = """
+from chat_transports.server import app, cli
+async def full(*_):
+    raise OSError(24, "Too many open files")
+app._Web.open = full
+cli.main()
+"""
+    with pytest.raises(AssertionError, match="Error: Cannot open a door: Too many open files"):
+        await start_server(script=script)
+
+
 async def test_a_host_that_is_not_ours() -> None:
     code, said = await fails_to_start("--host", "192.0.2.1", "--database", "memory:")
     assert code == 1
@@ -398,6 +410,55 @@ async def test_half_a_handshake_is_let_go_of_and_does_not_spoil_the_end() -> Non
         writer.close()
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
+
+
+HASTY = """
+from chat_transports import tcp
+tcp.HANDSHAKE_SECONDS = 0.3
+from chat_transports.server import main
+main()
+"""
+
+
+async def test_who_connects_and_does_not_ask_is_not_waited_for() -> None:
+    async with serving("memory:", script=HASTY, transports=["ws"]) as server:
+        host, _, port = server.urls["ws"].removeprefix("ws://").removesuffix("/ws").rpartition(":")
+        for beginning in (b"", b"GET /ws HTTP/1.1\r\nUpgrade: websocket\r\n"):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(beginning)
+            async with asyncio.timeout(5):
+                with contextlib.suppress(ConnectionError):
+                    assert await reader.read() == b""
+            writer.close()
+        async with connected(server.urls["ws"]) as peer:
+            await asyncio.sleep(0.5)
+            assert "reply" in await peer.do("ping"), "and whoever asked has time"
+
+
+async def test_those_who_connect_and_do_not_ask_are_counted() -> None:
+    options = ("--forwarded-allow-ips", "192.0.2.1")  # else this machine is taken for a proxy
+    async with serving("memory:", *options, transports=["ws"]) as server:
+        url = server.urls["ws"]
+        host, _, port = url.removeprefix("ws://").removesuffix("/ws").rpartition(":")
+        idle = [await asyncio.open_connection(host, int(port)) for _ in range(200)]
+        with pytest.raises((OSError, websockets.InvalidMessage)):
+            await connect(url)
+        idle.pop()[1].close()
+
+        async def one_more() -> bool:
+            try:
+                async with connected(url) as peer:
+                    return "reply" in await peer.do("ping")
+            except (OSError, websockets.InvalidMessage):
+                return False
+
+        async with asyncio.timeout(5):
+            while not await one_more():
+                pass
+        for _ in range(5):
+            assert await one_more(), "who has a WebSocket is not one of them"
+        for _, writer in idle:
+            writer.close()
 
 
 async def test_a_reader_that_stops_does_not_hold_up_the_others(tmp_path: Path) -> None:

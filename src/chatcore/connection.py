@@ -137,6 +137,8 @@ class _Connection:
 
     async def _hello(self) -> None:
         limits, rooms = self._chat.limits, None
+        if limits.login_seconds is not None:
+            self._end_after(limits.login_seconds, Close.LOGIN_TIMEOUT, "log in first")
         try:
             with _defects("authenticating"):
                 known = await self._chat.authenticate(self._credentials)
@@ -157,8 +159,6 @@ class _Connection:
         self._link.write(self._link.wire.encode(hello))
         if self._listener is not None:
             self._chat.hub.release(self._listener)
-        elif limits.login_seconds is not None:
-            self._end_after(limits.login_seconds, Close.LOGIN_TIMEOUT, "log in first")
 
     async def _welcome(self, user: User, token: Token | None) -> Sequence[Membership]:
         """Become somebody, or renew; what can fail comes first."""

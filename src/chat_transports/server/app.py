@@ -13,17 +13,23 @@ import socket
 import ssl
 import sys
 from collections.abc import Callable, Collection, Iterator
+from functools import partial
+from typing import Any
 
 import uvicorn
 from attrs import frozen
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 import chatcore
 from chat_transports import tcp, websocket
 from chatcore.chat import Chat
-from chatcore.errors import ChatError, SchemaError
-from chatcore.model import MAX_FRAME, Limits
+from chatcore.errors import ChatError, RateLimited, SchemaError
+from chatcore.events import Close
+from chatcore.model import MAX_FRAME, Limits, User
 from chatcore.ports import Repository
+from chatcore.roster import Roster
 
 SERVER = f"chatcore/{chatcore.__version__}"
 SWITCH_SECONDS = 0.0001
@@ -112,11 +118,15 @@ async def _open_doors(
     logger.info("%s, database %s", SERVER, options.database)
     if options.limits.messages is None:
         logger.warning("no limits: rates and connection counts are lifted")
-    servers = [await tcp.listen(chat, sock=each, ssl=options.tls, server=SERVER) for each in lines]
     web = _Web(options, chat)
+    try:
+        servers = [
+            await tcp.listen(chat, sock=each, ssl=options.tls, server=SERVER) for each in lines
+        ]
+        await web.open(ws)
+    except OSError as error:
+        raise ServerError(f"Cannot open a door: {error.strerror or error}") from error
     serving = asyncio.create_task(web.serve(ws)) if ws else None
-    if serving is not None:
-        await web.ready.wait()
     for scheme, path, listeners in (("ws", "/ws", ws), ("tcp", "", lines)):
         for listener in listeners:
             logger.info("listening on %s", _url(scheme, listener, path, options.tls is not None))
@@ -126,7 +136,7 @@ async def _open_doors(
         waiting.cancel()
 
     # Nobody new, then drain, and only then may uvicorn close what it has, with its own code.
-    logger.info("stopping: %d connections", len(chat.roster))
+    logger.info("stopping; connected: %d", len(chat.roster))
     for server in [*servers, *web.servers]:
         server.close()
     await chat.close()
@@ -134,6 +144,55 @@ async def _open_doors(
         # All is said: what a peer has not taken by now it will not.
         web.should_exit = web.force_exit = True
         await serving
+
+
+class _Requests(HttpToolsProtocol):
+    """uvicorn's HTTP, for who connects and does not ask: counted, and not for long.
+
+    A WebSocket is counted by the chat as soon as it is one.
+    """
+
+    peer = ""
+    user: User | None = None
+    digest: bytes | None = None
+
+    def __init__(self, roster: Roster, **given: Any) -> None:
+        super().__init__(**given)
+        self._roster = roster
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # uvicorn's own
+        super().connection_made(transport)
+        proxy: ProxyHeadersMiddleware = self.config.loaded_app
+        if self.client and self.client[0] not in proxy.trusted_hosts:
+            self.peer = self.client[0]
+        try:
+            self._roster.add(self)
+        except RateLimited:
+            transport.abort()
+        else:
+            self._timer = self.loop.call_later(tcp.HANDSHAKE_SECONDS, self._end_unasked)
+
+    def _end_unasked(self) -> None:
+        if not self.cycle:  # type: ignore[truthy-bool] # None until a request has come
+            self.transport.abort()
+
+    def end(self, code: Close, reason: str, retry_after: float | None = None) -> None:
+        self.transport.close()
+
+    def handle_websocket_upgrade(self) -> None:
+        self._forget()
+        super().handle_websocket_upgrade()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget()
+        super().connection_lost(exc)
+
+    def _forget(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._roster.remove(self)
 
 
 class _Frames(WebSocketsSansIOProtocol):
@@ -186,11 +245,23 @@ class _Web(uvicorn.Server):
         self.config.load()
         self.config.ssl = options.tls
         self.servers = []
-        self.ready = asyncio.Event()
+        self._roster = Roster(options.limits)
+        """Of those who have not asked for a WebSocket yet."""
+
+    async def open(self, sockets: list[socket.socket]) -> None:
+        """Let people in.  Raises OSError."""
+        protocol = partial(
+            _Requests,
+            self._roster,
+            config=self.config,
+            server_state=self.server_state,
+            app_state={},
+        )
+        for sock in sockets:
+            self.servers.append(await tcp.open_server(protocol, sock=sock, ssl=self.config.ssl))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.ready.set()
+        self.started = True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

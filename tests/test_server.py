@@ -461,6 +461,28 @@ async def test_those_who_connect_and_do_not_ask_are_counted() -> None:
             writer.close()
 
 
+async def test_fragments_of_nothing_cost_no_memory() -> None:
+    async with serving(transports=["ws"]) as server, connect(server.urls["ws"]) as socket_:
+        await socket_.recv()
+
+        def frame(first: int, payload: bytes) -> bytes:
+            return bytes([first, 0x80 | len(payload)]) + b"\0\0\0\0" + payload
+
+        transport = socket_.transport
+        transport.write(frame(0x01, b'{"cmd":"ping",'))
+        await socket_.ping()
+        before = _resident(server.process.pid)
+        for _ in range(100):
+            transport.write(frame(0x00, b"") * 10_000)
+            pong = await socket_.ping()
+            await pong
+        assert _resident(server.process.pid) - before < 4 * MAX_FRAME
+        for byte in b'"id":7}':
+            transport.write(frame(0x00, bytes([byte])))
+        transport.write(frame(0x80, b""))
+        assert str(await socket_.recv()) == '{"reply":"ping","id":7}'
+
+
 async def test_a_reader_that_stops_does_not_hold_up_the_others(tmp_path: Path) -> None:
     async with (
         serving(tmp_path / "chat.db", "--limits", "none") as server,

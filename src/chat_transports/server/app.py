@@ -21,6 +21,7 @@ from attrs import frozen
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
 
 import chatcore
 from chat_transports import tcp, websocket
@@ -198,6 +199,10 @@ class _Requests(HttpToolsProtocol):
 class _Frames(WebSocketsSansIOProtocol):
     """uvicorn's WebSockets, for peers who mean it no good."""
 
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self._rest = bytearray()
+
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if not self.handshake_initiated and self.conn.handshake_exc is not None:
@@ -216,6 +221,14 @@ class _Frames(WebSocketsSansIOProtocol):
             # Only the last ping wants its pong (RFC 6455, section 5.5.3), and here they
             # would wait without bound.
             self.conn.data_to_send()
+
+    def handle_cont(self, event: Frame) -> None:
+        # One buffer: a fragment may have one byte or none, and a list of those has no bound.
+        self._rest += event.data
+        if event.fin:
+            self.frames.append(bytes(self._rest))
+            self._rest.clear()
+            self.send_receive_event_to_app()
 
 
 class _Web(uvicorn.Server):

@@ -119,6 +119,7 @@ async def test_a_second_server_on_one_file(tmp_path: Path) -> None:
         ("--database", "mysql://x"),
         ("--transport", "pigeon"),
         ("--port", "99999"),
+        ("--host", ""),
         ("--keyfile", __file__),
         ("--token-days", "nan"),
         ("--token-days", "1e12"),
@@ -481,6 +482,14 @@ async def test_fragments_of_nothing_cost_no_memory() -> None:
             transport.write(frame(0x00, bytes([byte])))
         transport.write(frame(0x80, b""))
         assert str(await socket_.recv()) == '{"reply":"ping","id":7}'
+
+
+async def test_a_path_that_is_not_there_is_404() -> None:
+    async with serving(transports=["ws"]) as server:
+        for path in ("/", "/wss", "/ws/deeper"):
+            with pytest.raises(websockets.InvalidStatus) as refused:
+                await connect(server.urls["ws"].removesuffix("/ws") + path)
+            assert refused.value.response.status_code == 404
 
 
 async def test_a_reader_that_stops_does_not_hold_up_the_others(tmp_path: Path) -> None:

@@ -35,7 +35,12 @@ def app(chat: Chat, *, allow_origins: Collection[str] = (), server: str = "chatc
     It does not start the chat, for nobody runs the lifespan of what is mounted: give
     your application `lifespan(chat)`, or enter the chat in the lifespan that it has.
     """
-    return Starlette(routes=[route(chat, allow_origins=allow_origins, server=server)])
+    return Starlette(
+        routes=[
+            route(chat, allow_origins=allow_origins, server=server),
+            WebSocketRoute("/{path:path}", _nothing_here),  # else the answer would be 403
+        ]
+    )
 
 
 def lifespan(chat: Chat) -> Callable[[object], AbstractAsyncContextManager[None]]:
@@ -92,6 +97,10 @@ def _same_origin(connection: HTTPConnection, allowed: Collection[str]) -> bool:
         return urlsplit(origin.lower())[:2] == (scheme, here.lower())
     except ValueError:  # no browser's
         return False
+
+
+async def _nothing_here(websocket: WebSocket) -> None:
+    await _deny(websocket, 404, "There is nothing here; the chat is at /ws")
 
 
 async def _deny(websocket: WebSocket, status: int, text: str) -> None:

@@ -125,6 +125,10 @@ def main(
     """
     if math.isnan(token_days):  # which is within every range
         raise click.BadParameter("nan is no number of days", param_hint="--token-days")
+    if not host.strip():
+        raise click.BadParameter(
+            "an address is missing: 127.0.0.1, or 0.0.0.0 for every one", param_hint="--host"
+        )
     if keyfile is not None and certfile is None:
         raise click.UsageError("--keyfile needs --certfile")
     _log_to_stderr(log_level)

@@ -351,6 +351,19 @@ async def test_a_retry_may_end_its_lines_otherwise(chat: Chat) -> None:
     assert [message.content for message in page.messages] == ["one\ntwo"]
 
 
+async def test_rooms_are_remembered_up_to_a_number(
+    chat: Chat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chatcore.chat.ROOMS_CACHED", 3)
+    ada = await chat.register("ada", PASSWORD)
+    for number in range(6):
+        await chat.create(ada, f"room{number}")
+    for _ in range(2):
+        for number in range(6):
+            assert (await chat.send(ada, f"room{number}", "hi")).room == f"room{number}"
+            assert len(chat._rooms) <= 3  # noqa: SLF001 - memory is what is tested
+
+
 async def test_nobody_is_in_more_rooms_than_a_frame_can_tell_of() -> None:
     limits = Limits(rooms_joined=3, rooms_owned=2)
     async with Chat(MemoryRepository(), limits=limits, bcrypt_cost=4) as chat:

@@ -379,3 +379,33 @@ async def test_nobody_is_in_more_rooms_than_a_frame_can_tell_of() -> None:
         assert (await chat.join(ada, "four")).role == "member", "one that it is in already"
         await chat.leave(ada, "four")
         assert (await chat.join(ada, "lobby")).role == "member"
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+async def test_nobody_gets_past_it_with_many_commands_at_once(
+    tmp_path_factory: pytest.TempPathFactory, kind: str
+) -> None:
+    path = tmp_path_factory.mktemp("db") / "chat.db"
+    repository = MemoryRepository() if kind == "memory" else SqliteRepository(path)
+    limits = Limits(rooms_joined=5, rooms_owned=2)
+    async with Chat(repository, limits=limits, bcrypt_cost=4) as chat:
+        ada, bob = await chat.register("ada", PASSWORD), await chat.register("bob", PASSWORD)
+        made = await asyncio.gather(
+            *(chat.create(ada, f"ada{number}") for number in range(6)),
+            *(chat.create(bob, f"bob{number}") for number in range(2)),
+            return_exceptions=True,
+        )
+        rooms = [each.name for each in made if isinstance(each, Room)]
+        assert rooms == ["ada0", "ada1", "bob0", "bob1"]
+        listed = [room.name for room in (await chat.rooms(ada)).rooms]
+        assert listed == [*rooms, "lobby"], "what was refused is not left behind"
+        for number in range(4):
+            other = await chat.register(f"cyd{number}", PASSWORD)
+            await chat.create(other, f"cyd{number}")
+        joined = await asyncio.gather(
+            *(chat.join(ada, f"cyd{number}") for number in range(4)), return_exceptions=True
+        )
+        refused = [each for each in joined if isinstance(each, BaseException)]
+        assert [type(each) for each in refused] == [Forbidden]
+        assert len(await chat.memberships(ada)) == 5
+        assert (await chat.create(await chat.register("dee", PASSWORD), "ada5")).name == "ada5"

@@ -22,7 +22,6 @@ from chatcore.errors import (
     BadCredentials,
     ChatError,
     Conflict,
-    Forbidden,
     Invalid,
     NotFound,
     NotMember,
@@ -378,17 +377,8 @@ class Chat:
             model.line(topic, "topic", 500),
         )
         self._policy.check(user, command, new)
-        await self._check_rooms(user, owned=True)
         await self._append(self._membership_draft(user, new, "join", "owner", creates=True))
         return new
-
-    async def _check_rooms(self, user: User, *, owned: bool = False) -> None:
-        """Raise Forbidden for one room too many: all of a user's fit into one frame."""
-        mine = await self.memberships(user)
-        if len(mine) >= self.limits.rooms_joined:
-            raise Forbidden(f"You are in {len(mine)} rooms; leave one first")
-        if owned and sum(each.role == "owner" for each in mine) >= self.limits.rooms_owned:
-            raise Forbidden(f"You own {self.limits.rooms_owned} rooms, as many as one may")
 
     async def memberships(self, user: User) -> Sequence[Membership]:
         """Return where a user stands in each of their rooms."""
@@ -419,7 +409,6 @@ class Chat:
             if membership is None:
                 if found.kind != "public":
                     raise NotFound("There is no such room")
-                await self._check_rooms(user)
                 with contextlib.suppress(Conflict):  # joined on another connection, just before
                     draft = self._membership_draft(user, found, "join", "member")
                     await self.hub.reach(feed, await self._append(draft))
@@ -622,6 +611,7 @@ class Chat:
             body=body,
             timestamp=self._now(),
             creates=creates,
+            limits=self.limits if action == "join" else None,
         )
 
     async def _append(self, draft: Draft) -> int:

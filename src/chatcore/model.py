@@ -95,6 +95,8 @@ class Draft:
     """What to answer, unless `txn_id` is known: a retry comes before rates and roles."""
     creates: bool = False
     """Whether `room` is born with this draft, its sender the owner."""
+    limits: Limits | None = None
+    """For who joins: how many rooms one may be in, and own."""
     id: int = field(factory=lambda: random.getrandbits(63))
     """Tells this draft's event from any other at the same seq; no secret."""
 

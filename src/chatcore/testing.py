@@ -23,6 +23,7 @@ from chatcore.connection import serve
 from chatcore.errors import (
     ChatError,
     Conflict,
+    Forbidden,
     LinkClosed,
     NotFound,
     NotMember,
@@ -30,7 +31,7 @@ from chatcore.errors import (
     TxnConflict,
 )
 from chatcore.events import Duplicate, Durable, Member, Message, Stored
-from chatcore.model import MAX_FRAME, Credentials, Draft, Room, User
+from chatcore.model import MAX_FRAME, Credentials, Draft, Limits, Room, User
 from chatcore.peer import MemoryLink
 from chatcore.ports import Bus, Link, Outcome, Repository
 
@@ -515,6 +516,18 @@ def _rooms_and_members(repository: Repository) -> None:
     ]
     assert [member.username for member in repository.members("lobby", "bob", 9)] == ["cyd"]
     assert [m.room.name for m in repository.memberships("ada")] == ["lobby", "secret"]
+
+    tea, few = Room("tea", epoch="e5"), Limits(rooms_joined=2)
+    outcomes = repository.append(
+        [
+            _member("ada", "join", tea, creates=True, role="owner", limits=few),
+            _member("cyd", "join", tea),
+            _member("cyd", "leave"),
+        ]
+    )
+    assert _kinds(outcomes) == [Forbidden, NotFound, Stored], "one room too many"
+    assert repository.room("tea") is None, "and it is not there for others"
+    assert repository.add_room(tea)
 
 
 def _outcomes_can_be_looked_up(repository: Repository) -> None:

@@ -90,6 +90,9 @@ class SqlRepository:
             outcomes = [ledger.judge(draft) for draft in drafts]
             if not ledger.stored:
                 return outcomes
+            unmade = [[room_ids[name]] for name in ledger.unmade(drafts) if name in room_ids]
+            if unmade:
+                connection.execute(sql.remove_rooms, _given(unmade))
             connection.execute(
                 sql.add_events,
                 _given(
@@ -151,13 +154,17 @@ class SqlRepository:
     def _load(
         self, connection: sa.Connection, drafts: Sequence[Draft]
     ) -> tuple[Ledger, dict[str, int], dict[str, int]]:
-        sql, (names, people, retries) = self._sql, touched(drafts)
+        sql, (names, people, retries, joiners) = self._sql, touched(drafts)
         given: _Given = {
             "rooms": [[name] for name in names],
             "people": [*people],
             "txns": [*retries],
+            "joiners": [[username] for username in joiners],
         }
-        found_rooms, found_users, found_txns = _loaded(connection, sql.load, given)
+        found_rooms, found_users, found_txns, found_roles = _loaded(connection, sql.load, given)
+        roles: dict[str, dict[str, str]] = {username: {} for username in joiners}
+        for username, room, role in found_roles:
+            roles[username][room] = role
         ledger = Ledger(
             rooms={name: RoomState(*state) for name, _, *state in found_rooms},
             users={username for _, username, *_ in found_users},
@@ -170,6 +177,7 @@ class SqlRepository:
                 (room, username, txn_id): Txn(seq, moment(timestamp), fingerprint)
                 for room, username, txn_id, seq, timestamp, fingerprint in found_txns
             },
+            roles=roles,
         )
         room_ids = {name: room_id for name, room_id, *_ in found_rooms}
         user_ids = {username: user_id for _, username, user_id, *_ in found_users}
@@ -208,9 +216,14 @@ class SqlRepository:
         self._unread = self._dialect.written_by_others() or self._unread
         if not self._unread:
             return {}
-        given: _Given = {"rooms": [[name] for name in rooms], "people": [], "txns": []}
+        given: _Given = {
+            "rooms": [[name] for name in rooms],
+            "people": [],
+            "txns": [],
+            "joiners": [],
+        }
         with self._dialect.reading() as connection:
-            found, _, _ = _loaded(connection, self._sql.load, given)
+            found, *_ = _loaded(connection, self._sql.load, given)
         self._unread = False
         return {name: head for name, _, _, _, _, head, _ in found}
 
@@ -424,11 +437,19 @@ class _Statements:
                 ),
             )
         )
-        # One statement for all three: most of what a lone send costs is each statement's own.
+        row = given("username", by="joiners")
+        load_roles = taken(
+            sa.select(row.c.username, rooms.c.name, members.c.role)
+            .join_from(row, users, users.c.username == row.c.username)
+            .join(members, members.c.user_id == users.c.id)
+            .join(rooms, rooms.c.id == members.c.room_id)
+        )
+        # One statement for all four: most of what a lone send costs is each statement's own.
         self.load = sa.select(
             load_rooms.scalar_subquery().label("rooms"),
             load_standings.scalar_subquery().label("people"),
             load_txns.scalar_subquery().label("txns"),
+            load_roles.scalar_subquery().label("joiners"),
         )
         row = given("room", "seq", "draft")
         self.load_drafts = taken(
@@ -459,6 +480,8 @@ class _Statements:
         self.remove_members = sa.delete(members).where(
             sa.tuple_(members.c.room_id, members.c.user_id).in_(sa.select(*row.c))
         )
+        row = given("id")
+        self.remove_rooms = sa.delete(rooms).where(rooms.c.id.in_(sa.select(row.c.id)))
         row = given("room_id", "user_id", "txn_id", "seq", "timestamp", "fingerprint")
         self.add_txns = sa.insert(txns).from_select(list(row.c.keys()), sa.select(*row.c))
 

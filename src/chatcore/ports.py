@@ -62,8 +62,8 @@ class Repository(Protocol):
 
         `seq` is dense in each room and follows the order of the drafts.  A draft is
         judged inside the transaction: a known txn_id first, then whether its sender
-        may, by their `limits` too, then its `refusal`; a refused one has its ChatError as outcome and leaves
-        no trace.  When this returns, everything is durable.
+        may, by their `limits` too, then its `refusal`; a refused one has its ChatError
+        as outcome and leaves no trace.  When this returns, everything is durable.
 
         Raises OutcomeUnknown where the commit may or may not have happened.
         """

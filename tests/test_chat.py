@@ -88,6 +88,22 @@ async def test_two_at_once_cannot_have_one_name(chat: Chat) -> None:
     assert {type(each) for each in both} == {User, Conflict}
 
 
+async def test_a_hosts_own_user_is_introduced_as_often_as_one_likes(chat: Chat) -> None:
+    with pytest.raises(NotFound, match="There is no such user"):
+        await chat.join(User("ada", "Ada"), "lobby")
+    for _ in range(2):
+        assert await chat.introduce(User("ADA", " Ada Lovelace ")) == User("ada", "Ada Lovelace")
+    await chat.join(User("ada", "Ada"), "lobby")
+    with pytest.raises(BadCredentials):
+        await chat.login("ada", PASSWORD)
+    with pytest.raises(Conflict, match="already exists"):
+        await chat.register("ada", PASSWORD)
+    with pytest.raises(Conflict, match="looks like another's"):
+        await chat.introduce(User("\u0430da", "Ada"))
+    with pytest.raises(Invalid):
+        await chat.introduce(User("a b", "Ada"))
+
+
 async def test_around_has_its_message_in_the_middle(chat: Chat) -> None:
     ada = await chat.register("ada", PASSWORD)
     await chat.join(ada, "lobby")

@@ -314,14 +314,20 @@ class Chat:
         host's user whose name cannot be one here.
         """
         if credentials.user is not None:
-            return credentials.user, None
+            return await self.introduce(credentials.user), None
         if credentials.token is not None:
             return await self.recognise(credentials.token)
         if self._authenticator is None:
             return None
         user = await self._authenticator.authenticate(credentials)
-        if user is None:
-            return None
+        return (await self.introduce(user), None) if user is not None else None
+
+    async def introduce(self, user: User) -> User:
+        """Have a host's own user known here; return them, with the name as it is spelled here.
+
+        The first time makes the account, without a password.  Repeatable.  Raises
+        Invalid or Conflict where the name cannot be one here.
+        """
         display_name = model.line(user.display_name, "display name", names.USERNAME_CHARACTERS)
         user = User(names.username(user.username), display_name)
         if await self._read(self._repository.user, user.username) is None:
@@ -329,7 +335,7 @@ class Chat:
             # Not added is known by now, from another connection, or looks like somebody.
             if await self._read(self._repository.user, user.username) is None:
                 raise Conflict(f"The username {user.username} looks like another's")
-        return user, None
+        return user
 
     async def logout(self, token: Token | None, user: User, *, everywhere: bool = False) -> None:
         """Revoke a token, or all of the user's, and end the connections that hold it.

@@ -107,7 +107,7 @@ class Credentials:
 
     token: str | None = None
     user: User | None = None
-    """Somebody whom the door itself vouches for."""
+    """Somebody whom the door itself vouches for; introduced, where nobody knows them yet."""
     headers: Mapping[str, str] = field(factory=dict)
     """Names in lower case.  Empty where a transport has none."""
     cookies: Mapping[str, str] = field(factory=dict)

@@ -360,7 +360,7 @@ class Client(Participant):
                 if not self._opened.done():
                     self._opened.set_exception(error)
                     return
-                if self._logged_out or self._bye is not None and not self._bye.reconnect:
+                if self._logged_out or (self._bye is not None and not self._bye.reconnect):
                     return
                 if not error.retryable and not isinstance(error, Internal):
                     return

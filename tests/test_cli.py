@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from chat_cli import wire
 from chat_cli.printable import printable
 from chatcore.testing import PATIENCE
 from tests.support import PASSWORD, ServerProcess, present, serving
@@ -88,7 +87,7 @@ async def entered(tmux: Tmux, url: str, name: str, *, width: int = 80, height: i
     pane = await tmux.open(*CLIENT, "connect", url, width=width, height=height)
     await pane.until_shown("Choose an option:")
     await pane.enter("1", name, PASSWORD)
-    await pane.until(lambda lines: "Online" in "".join(lines[-2:-1]) and lines[-1] == ">")
+    await pane.until(lambda lines: "Online" in "".join(lines[-2:-1]) and lines[-1] == "lobby>")
     return pane
 
 
@@ -159,7 +158,10 @@ class TestPipe:
 
     async def test_help_names_every_command(self, server: ServerProcess) -> None:
         _, lines = await piped(server.urls["ws"], "1", "ada", PASSWORD, "/help")
-        assert [line.split()[0] for line in lines[8:-1]] == ["/users", "/help", "/exit", "//text"]
+        assert [line.split()[0] for line in lines[8:-1]] == [
+            *("/users", "/rooms", "/join", "/leave", "/history", "/whoami"),
+            *("/help", "/exit", "//text"),
+        ]
 
     async def test_loses_nothing_to_the_rate_limit(self, server: ServerProcess) -> None:
         sent = [f"message {number}" for number in range(14)]  # four more than go at once
@@ -209,9 +211,9 @@ class TestTerminal:
         bob = await entered(tmux, server.urls["tcp"], "bob", width=40, height=12)
         await ada.until_shown("[System] bob joined")
         await ada.type("half a thou")
-        await ada.until(lambda lines: lines[-1] == "> half a thou")
+        await ada.until(lambda lines: lines[-1] == "lobby> half a thou")
         await bob.enter("hi ada")
-        await ada.until(lambda lines: "bob: hi ada" in lines[-2] and lines[-1] == "> half a thou")
+        await ada.until(lambda lines: "bob: hi ada" in lines[-2] and lines[-1] == "lobby> half a thou")
         await ada.type("ght")
         await ada.press("Enter")
         await bob.until_shown("ada: half a thought")
@@ -223,7 +225,7 @@ class TestTerminal:
             "[HH:MM] bob: hi ada",
             "[HH:MM] ada: half a thought",
             "[System] Online (2): ada, bob",
-            ">",
+            "lobby>",
         ]
         seen = await bob.lines()
         assert sum("hi ada" in line for line in seen) == 1
@@ -261,7 +263,7 @@ class TestTerminal:
         await pane.until(lambda lines: lines[-1].startswith("Username:"))
         await pane.press("Up")
         await pane.enter("ada", PASSWORD)
-        await pane.until(lambda lines: lines[-1] == ">")
+        await pane.until(lambda lines: lines[-1] == "lobby>")
         await pane.press("Up")
         await pane.enter("only this")
         seen = await pane.until_shown("ada: only this")
@@ -272,7 +274,7 @@ class TestTerminal:
     ) -> None:
         ada = await entered(tmux, server.urls["ws"], "ada")
         await ada.type("half a thou")
-        await ada.until_shown("> half a thou")
+        await ada.until_shown("lobby> half a thou")
         server.signal(signal.SIGTERM)
         assert await ada.status() == 1
         farewell = "[System] Disconnected from server: shutdown"

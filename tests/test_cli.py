@@ -17,8 +17,7 @@ from pathlib import Path
 import pytest
 
 from chat_cli.printable import printable
-from chat_transports.client import connect
-from chat_transports.pipe import CannotConnect, address
+from chat_transports.pipe import address
 from chatcore.testing import PATIENCE
 from tests.support import PASSWORD, ServerProcess, present, serving
 from tests.terminal import Pane, Tmux
@@ -316,8 +315,11 @@ class TestNoServer:
         ("line", "why"),
         [
             (b"SSH-2.0-OpenSSH_9.2\r\n", "what answers is no chat server"),
-            (b'{"bye":{"code":4006,"reason":"too many connections"}}\n', "too many connections"),
-            (b"", "it hung up at once"),
+            (
+                b'{"bye":{"code":4006,"reason":"too many connections","reconnect":true}}\n',
+                "too many connections",
+            ),
+            (b"", "the connection was lost"),
         ],
         ids=["stranger", "bye", "nothing"],
     )
@@ -328,9 +330,7 @@ class TestNoServer:
 
         async with await asyncio.start_server(answer, "127.0.0.1", 0) as stranger:
             url = f"tcp://127.0.0.1:{stranger.sockets[0].getsockname()[1]}"
-            with pytest.raises(CannotConnect, match=why):
-                async with connect(url):
-                    pass
+            assert f"Cannot connect to server at {url} ({why}" in await self.refused(url)
 
     @pytest.mark.parametrize("url", ["localhost:5050", "ftp://localhost", "ws://", "ws://a:b/ws"])
     async def test_an_address_that_is_none_is_a_mistake_of_use(self, url: str) -> None:
@@ -462,6 +462,60 @@ async def test_a_file_of_tokens_that_others_may_read_or_that_is_damaged_is_refus
         status, _, err = await scripted(tmp_path, "send", "--server", server.urls["ws"], "hi")
         assert status == 1
         assert why in err
+
+
+async def test_a_hostile_server_cannot_reach_the_terminal() -> None:
+    """Whatever text comes from it, names and errors and its goodbye too."""
+    evil = "\x1b]0;title\x07\x9b2J\u202e\x7f"
+    room = {"name": evil, "kind": "public", "title": evil, "topic": evil}
+    place = {"epoch": "e", "first": 1, "head": 0, "read": 0, "unread": 0}
+    now = "2026-11-24T12:00:00.000Z"
+    user = {"username": evil, "display_name": evil}
+    login = {"user": user, "token": "t", "expires": now, "rooms": []}
+    joined = {"room": room, "role": "member", **place, "recovered": False, "events": []}
+    message = {"room": evil, "seq": 1, "sender": evil, "timestamp": now, "content": evil}
+    answers: dict[str, dict[str, object]] = {
+        "login": login,
+        "join": joined,
+        "who": {"online": [evil], "count": 1},
+        "rooms": {"rooms": [room], "complete": True},
+    }
+    limits = {"frame_bytes": 65536, "content_chars": 4000, "history": 200, "resume": 10}
+    hello = {"v": 1, "server": evil, "features": [], "ping": 25.0}
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        def say(frame: object) -> None:
+            writer.write(json.dumps(frame).encode() + b"\n")
+
+        say({"hello": {**hello, "limits": {**limits, "in_flight": 64}}})
+        while line := await reader.readline():
+            command = json.loads(line)
+            if (cmd := command["cmd"]) in answers:
+                say({"reply": cmd, "id": command["id"], **answers[cmd]})
+            else:
+                say({"error": {"code": "invalid", "message": evil}, "id": command["id"]})
+            if cmd == "send":
+                say([evil])
+                say({"error": {"code": "invalid", "message": evil}})
+                say({"event": evil, "seq": 1})
+                say({"event": "message", **message})
+                say({"bye": {"code": 4505, "reason": evil, "reconnect": False}})
+                break
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as hostile:
+        url = f"tcp://127.0.0.1:{hostile.sockets[0].getsockname()[1]}"
+        async with client("connect", url) as process:
+            assert process.stdin is not None
+            process.stdin.write(b"1\nada\nx\n2\nada\nx\n/rooms\nhello\n")
+            assert process.stdout is not None
+            out = (await process.stdout.read()).decode()
+            assert process.stderr is not None
+            assert await process.stderr.read() == b""
+            await process.wait()
+    assert process.returncode == 1
+    assert out.count(r"\x1b]0;title\x07\x9b2J\u202e\x7f") >= 8
+    assert set() == set(out) & set("\x1b\x07\x9b\u202e\x7f")
 
 
 async def test_importing_the_command_line_is_cheap() -> None:

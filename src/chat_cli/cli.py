@@ -182,12 +182,11 @@ def _run(doing: Coroutine[Any, Any, T], url: str) -> T:
     """Run it, and end the program where it fails."""
     import asyncio
 
-    from chat_transports.pipe import CannotConnect
-    from chatcore.errors import BadCredentials, ChatError
+    from chatcore.errors import BadCredentials, ChatError, Unavailable
 
     try:
         return asyncio.run(doing)
-    except CannotConnect as why:
+    except Unavailable as why:  # a hello that never came, too
         click.echo(printable(f"Cannot connect to server at {url} ({why})"), err=True)
         click.echo(TIPS, err=True)
         sys.exit(1)

@@ -158,6 +158,28 @@ class TestPipe:
             "Goodbye!",
         ]
 
+    async def test_goes_from_room_to_room(self, server: ServerProcess) -> None:
+        url = server.urls["ws"]
+        async with present(url, "bob") as bob:
+            await bob.do("create", room="tea", title="Tea time")
+            typed = ["/rooms", "/join Tea", "hi", "/whoami", "/join lobby", "/leave tea"]
+            typed += ["/history 5", "/history x", "/leave", "nobody hears"]
+            status, lines = await piped(url, "1", "ada", PASSWORD, *typed)
+        assert status == 0
+        assert lines[8:] == [
+            "* lobby  Lobby",
+            "  tea  Tea time",
+            "[System] Joined tea as ada; /help lists the commands",
+            "[System] Online (2): ada, bob",
+            "[HH:MM] ada: hi",
+            "[System] You are ada, in lobby, tea",
+            "[System] You are no longer in tea",
+            "/history takes a number, 1 or more",
+            "[System] You are no longer in lobby",
+            "You are in no room: /join one",
+            "Goodbye!",
+        ]
+
     async def test_help_names_every_command(self, server: ServerProcess) -> None:
         _, lines = await piped(server.urls["ws"], "1", "ada", PASSWORD, "/help")
         assert [line.split()[0] for line in lines[8:-1]] == [
@@ -471,7 +493,7 @@ async def test_a_hostile_server_cannot_reach_the_terminal() -> None:
     place = {"epoch": "e", "first": 1, "head": 0, "read": 0, "unread": 0}
     now = "2026-11-24T12:00:00.000Z"
     user = {"username": evil, "display_name": evil}
-    login = {"user": user, "token": "t", "expires": now, "rooms": []}
+    login: dict[str, object] = {"user": user, "token": "t", "expires": now, "rooms": []}
     joined = {"room": room, "role": "member", **place, "recovered": False, "events": []}
     message = {"room": evil, "seq": 1, "sender": evil, "timestamp": now, "content": evil}
     answers: dict[str, dict[str, object]] = {

@@ -170,7 +170,7 @@ class TestPipe:
             "* lobby  Lobby",
             "  tea  Tea time",
             "[System] Joined tea as ada; /help lists the commands",
-            "[System] Online (2): ada, bob",
+            "[System] Online (1): ada",
             "[HH:MM] ada: hi",
             "[System] You are ada, in lobby, tea",
             "[System] You are no longer in tea",

@@ -8,7 +8,7 @@ import random
 import socket
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Literal, Self, TypeAlias
 
 from attrs import frozen
@@ -81,6 +81,11 @@ class Cutter:
         await asyncio.gather(*self._carrying, return_exceptions=True)
         await self._server.wait_closed()
 
+    def cut_now(self) -> None:
+        """End all connections that there are, without counting them as cuts."""
+        for task in self._carrying:
+            task.cancel()
+
     @property
     def port(self) -> int:
         return int(self._server.sockets[0].getsockname()[1])
@@ -93,24 +98,19 @@ class Cutter:
     async def _carry(
         self, from_below: asyncio.StreamReader, below: asyncio.StreamWriter, cut: Cut | None
     ) -> None:
-        try:
-            from_above, above = await asyncio.open_connection("127.0.0.1", self._target)
-        except OSError:
-            _reset(below)
-            return
         up = cut if cut and cut.direction == "up" else None
         down = cut if cut and cut.direction == "down" else None
-        try:
-            await asyncio.gather(
-                self._pass(from_below, above, below, up), self._pass(from_above, below, above, down)
-            )
-            for writer in (below, above):
-                writer.close()
-                with contextlib.suppress(OSError):
-                    await writer.wait_closed()
-        finally:
-            for writer in (below, above):
-                writer.transport.abort()
+        async with _closing(below):
+            try:
+                from_above, above = await asyncio.open_connection("127.0.0.1", self._target)
+            except OSError:
+                _reset(below)
+                return
+            async with _closing(above):
+                await asyncio.gather(
+                    self._pass(from_below, above, below, up),
+                    self._pass(from_above, below, above, down),
+                )
 
     async def _pass(
         self,
@@ -141,6 +141,18 @@ class Cutter:
                     sink.write_eof()
                     while await source.read(65_536):  # it is not told
                         pass
+
+
+@contextlib.asynccontextmanager
+async def _closing(writer: asyncio.StreamWriter) -> AsyncIterator[None]:
+    """Close when all is written, or at once where the block was cancelled."""
+    try:
+        yield
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+    finally:
+        writer.transport.abort()
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

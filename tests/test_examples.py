@@ -22,7 +22,7 @@ from chatcore.codec import JsonLines
 from chatcore.model import MAX_FRAME, Limits
 from chatcore.ports import Link
 from chatcore.testing import PATIENCE, LinkPeer, Transcript, check_link, eventually
-from tests.support import Lines
+from tests.support import Lines, present, serving
 
 ROOT = Path(__file__).parent.parent
 PASSWORD = "correct horse"
@@ -120,6 +120,23 @@ async def test_the_readmes_example_is_the_file_and_runs(tmp_path: Path) -> None:
         assert (process.returncode, out.decode(), err) == (0, f"{said}\n", b"")
 
 
+# A bot.
+
+
+async def test_echo_bot(tmp_path: Path) -> None:
+    async with serving() as server, present(server.urls["ws"], "ada") as ada:
+        for _ in range(2):
+            async with running("echo_bot.py", tmp_path, server.urls["ws"]):
+                while "echo" not in (await ada.event("presence")).get("online", ()):
+                    pass
+                for text in ("Hello", "Is that all?"):
+                    await ada.do("send", room="lobby", content=text)
+                    # Had it answered itself, that would come before the next answer.
+                    assert await ada.messages(2) == [text, f"ada said: {text}"]
+            while "echo" not in (await ada.event("presence")).get("offline", ()):
+                pass
+
+
 # In a FastAPI application.
 
 
@@ -203,7 +220,7 @@ async def test_flask(tmp_path: Path) -> None:
             assert await ask(f"{url}?after={answer['seq']}", grace) == (200, [])
             empty = {"error": "invalid", "message": "Message cannot be empty"}
             assert await ask(url, ada, content="") == (400, empty)
-            flood = [await ask(url, grace, content="and") for _ in range(12)]
+            flood = await asyncio.gather(*(ask(url, grace, content="and") for _ in range(60)))
             assert {status for status, _ in flood} == {201, 429}
             _, said = await ask(url, ada)
 

@@ -32,6 +32,8 @@ PEOPLE = 6
 ROOMS = ("lobby", "tea")
 AHEAD = 4
 """Sends of one person to one room that are under way at once."""
+MOST_BEHIND = 2_000
+"""Events that the slowest may have yet to hear while others talk."""
 CUTS_TO_RESTART = 50
 MOST_BYTES = 60_000
 PATIENCE = 60.0
@@ -47,28 +49,38 @@ class Person:
     name: str
     sent: dict[str, list[str]] = field(factory=lambda: defaultdict(list))
     acknowledged: dict[tuple[str, str], int] = field(factory=dict)
+    told: dict[str, int] = field(factory=dict)
+    """The highest seq of each room that was acknowledged."""
     joined: dict[str, int] = field(factory=dict)
     """The head that each room's join told."""
     heard: dict[str, list[Line]] = field(factory=lambda: defaultdict(list))
     missed: int = 0
 
-    async def live(self, url: str, quiet: asyncio.Event, over: asyncio.Event) -> None:
+    async def live(
+        self, url: str, people: list[Person], quiet: asyncio.Event, over: asyncio.Event
+    ) -> None:
         """Talk in each room until `quiet`, and listen until `over`."""
-        async with connect(
-            url, username=self.name, password=PASSWORD, backoff=Backoff(0.05, 0.5)
-        ) as chat:
-            listening = asyncio.create_task(self._listen(chat))
+        async with (
+            connect(url, username=self.name, password=PASSWORD, backoff=Backoff(0.05, 0.5)) as chat,
+            asyncio.TaskGroup() as tasks,
+        ):
+            listening = tasks.create_task(self._listen(chat))
             for room in ROOMS:
                 self.joined[room] = (await chat.join(room, history=0)).head
-            await asyncio.gather(*(self._talk(chat, room, quiet) for room in ROOMS))
+            for room in ROOMS:
+                tasks.create_task(self._talk(chat, room, people, quiet))
             await over.wait()
-            assert not listening.done(), chat.error
-        await listening
+            listening.cancel()
 
-    async def _talk(self, chat: Client, room: str, quiet: asyncio.Event) -> None:
-        """Send as fast as answers come, and return when all have come."""
+    async def _talk(
+        self, chat: Client, room: str, people: list[Person], quiet: asyncio.Event
+    ) -> None:
+        """Send as fast as answers come and all can follow; return when all answers have come."""
         sending: set[asyncio.Task[None]] = set()
         while not quiet.is_set():
+            # Whoever falls behind limits.resume is told to begin anew, and rightly so.
+            while not quiet.is_set() and behind(room, people) > MOST_BEHIND:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
             while len(sending) < AHEAD:
                 text = f"{self.name} {len(self.sent[room])}"
                 self.sent[room].append(text)
@@ -79,7 +91,9 @@ class Person:
         await asyncio.gather(*sending)
 
     async def _send(self, chat: Client, room: str, text: str) -> None:
-        self.acknowledged[room, text] = (await chat.send(room, text)).seq
+        seq = (await chat.send(room, text)).seq
+        self.acknowledged[room, text] = seq
+        self.told[room] = max(seq, self.told.get(room, 0))
 
     async def _listen(self, chat: Client) -> None:
         async for event in chat:
@@ -92,12 +106,22 @@ class Person:
                 case Resumed():
                     self.missed += event.missed
                 case Reset() | Lost():
-                    raise AssertionError(f"a proxy cannot bring about {event}")
+                    raise AssertionError(f"{self.name} was told {event!r:.200}")
+        raise AssertionError(f"{self.name} was turned away: {chat.error}")
+
+    def last(self, room: str) -> int:
+        """The last seq that the iteration gave."""
+        heard = self.heard[room]
+        return heard[-1][0] if heard else self.joined.get(room, 0)
 
     def has_heard(self, heads: dict[str, int]) -> bool:
-        return all(
-            self.heard[room][-1:] and self.heard[room][-1][0] >= heads[room] for room in ROOMS
-        )
+        return all(self.last(room) == head for room, head in heads.items())
+
+
+def behind(room: str, people: list[Person]) -> int:
+    """How far the last one is behind what the first one knows of."""
+    acknowledged = max(person.told.get(room, 0) for person in people)
+    return acknowledged - min(person.last(room) for person in people)
 
 
 @pytest.mark.timeout(900)
@@ -121,7 +145,7 @@ async def test_each_event_and_each_send_is_there_once_whatever_is_cut(
         urls = [f"{door}://127.0.0.1:{cutter.port}" for door, cutter in cutters.items()]
         living = asyncio.gather(
             *(
-                person.live(urls[number % len(urls)], quiet, over)
+                person.live(urls[number % len(urls)], people, quiet, over)
                 for number, person in enumerate(people)
             )
         )

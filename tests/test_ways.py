@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import sys
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import (
     AbstractAsyncContextManager,
@@ -11,6 +14,7 @@ from contextlib import (
     asynccontextmanager,
 )
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import pytest
@@ -20,8 +24,11 @@ from chatcore import Chat, ChatError, MemoryRepository, Message, Participant, co
 from chatcore.portal import portal
 from chatcore.testing import PATIENCE
 from tests.support import PASSWORD, serving
+from tests.terminal import Pane, Tmux
 
 T = TypeVar("T")
+
+CLIENT = [sys.executable, "-c", "from chat_cli import main; main()"]
 
 
 class Someone(Protocol):
@@ -53,16 +60,16 @@ Enter: TypeAlias = Callable[[str], Awaitable[Someone]]
 
 async def walk(ada: Someone, bob: Someone) -> None:
     """Talk, miss something, find it, and part.  Somebody else has a private room, the den."""
-    # To talk one must join, and what is private is not there for others.
-    with pytest.raises(ChatError, match="You must join the chat first"):
-        await ada.send("lobby", "anyone?")
+    # What is private is not there for others, and whoever is out cannot leave.
     with pytest.raises(ChatError, match="There is no such room"):
         await ada.join("den")
-    assert await ada.rooms() == ["lobby"]
+    with pytest.raises(ChatError, match="You must join the chat first"):
+        await ada.leave("lobby")
 
     # They meet and talk, and each message is seen once, by both, in one order.
     await ada.join("lobby")
     await bob.join("lobby")
+    assert await ada.rooms() == ["lobby"]
     assert await ada.who("lobby") == ["ada", "bob"]
     await ada.send("lobby", "hi, bob ☃")
     await bob.sees("ada: hi, bob ☃")
@@ -73,7 +80,7 @@ async def walk(ada: Someone, bob: Someone) -> None:
     # bob is away, misses something, and finds it when he is back.
     await bob.leave("lobby")
     with pytest.raises(ChatError, match="You must join the chat first"):
-        await bob.send("lobby", "still here?")
+        await bob.leave("lobby")
     await ada.send("lobby", "bob?")
     await ada.sees("ada: bob?")
     assert await ada.who("lobby") == ["ada"]
@@ -193,11 +200,102 @@ async def from_afar(door: str) -> AsyncIterator[Enter]:
         yield enter
 
 
+class AtTheTerminal:
+    """Somebody who types, and reads what the terminal shows."""
+
+    def __init__(self, name: str, pane: Pane) -> None:
+        self._name = name
+        self._pane = pane
+        self._seen = 0
+        """Messages of the screen that were looked at."""
+
+    async def join(self, room: str) -> None:
+        await self._do(f"/join {room}", done=r"\[System\] Online")
+
+    async def leave(self, room: str) -> None:
+        await self._do(f"/leave {room}", done=r"\[System\] You are no longer in")
+
+    async def send(self, room: str, text: str) -> None:
+        await self._do(text, done=rf"\[..:..\] {self._name}: {re.escape(text)}")
+
+    async def sees(self, *lines: str) -> None:
+        end = self._seen + len(lines)
+        shown = await self._pane.until(lambda shown: len(_messages(shown)) >= end)
+        assert list(lines) == _messages(shown)[self._seen : end]
+        self._seen = end
+
+    async def history(self, room: str) -> list[str]:
+        # The answers come in order, so what is shown before who is online is the history.
+        said = _messages(await self._do("/history", "/users", done=r"\[System\] Online"))
+        self._seen += len(said)
+        return said
+
+    async def who(self, room: str) -> list[str]:
+        shown = await self._do("/users", done=r"\[System\] Online")
+        return shown[-1].partition(": ")[2].split(", ")
+
+    async def rooms(self) -> list[str]:
+        shown = await self._do("/rooms", "/users", done=r"\[System\] Online")
+        return [line.split()[1] for line in shown if line.startswith("* ")]
+
+    async def _do(self, *typed: str, done: str) -> list[str]:
+        """Type lines, and return what is shown from then until it is done, or was refused."""
+        before = len(await self._pane.lines()) - 1  # the last is where one types
+        await self._pane.enter(*typed)
+
+        def end(shown: list[str]) -> int | None:
+            for number, line in enumerate(shown[before:-1], before):
+                if re.match(done, line) or _refusal(line):
+                    return number
+            return None
+
+        shown = await self._pane.until(lambda shown: end(shown) is not None)
+        last = end(shown)
+        assert last is not None
+        if refusal := _refusal(shown[last]):
+            raise ChatError(refusal)
+        return shown[before : last + 1]
+
+
+def _messages(shown: list[str]) -> list[str]:
+    return [line[8:] for line in shown if re.match(r"\[..:..\] ", line)]
+
+
+def _refusal(line: str) -> str | None:
+    """What a line refuses, if it does, and is not the news."""
+    news = r"\[System\] (Online|Joined|You are|\w+ joined|\w+ left)"
+    return line[9:] if line.startswith("[System] ") and not re.match(news, line) else None
+
+
+@asynccontextmanager
+async def at_terminals() -> AsyncIterator[Enter]:
+    """chat-cli, which joins the lobby by itself: whoever enters leaves it first."""
+    async with serving() as server, AsyncExitStack() as stack:
+        directory = stack.enter_context(tempfile.TemporaryDirectory())  # a short path
+        tmux = Tmux(Path(directory))
+        stack.push_async_callback(tmux.close)
+
+        async def enter(name: str) -> Someone:
+            pane = await tmux.open(*CLIENT, "connect", server.urls["ws"], width=100, height=60)
+            await pane.until_shown("Choose an option:")
+            await pane.enter("1", name, PASSWORD)
+            await pane.until(lambda lines: any("Online (" in line for line in lines))
+            someone = AtTheTerminal(name, pane)
+            await someone.leave("lobby")
+            return someone
+
+        async with connect_from_afar(server.urls["ws"]) as cyd:
+            await cyd.register("cyd", PASSWORD)
+            await cyd.create("den", kind="private")
+        yield enter
+
+
 WAYS: dict[str, Callable[[], AbstractAsyncContextManager[Enter]]] = {
     "in process": in_process,
     "portal": from_threads,
     "ws": partial(from_afar, "ws"),
     "tcp": partial(from_afar, "tcp"),
+    "terminal": at_terminals,
 }
 
 

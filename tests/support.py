@@ -39,6 +39,12 @@ class ServerProcess:
                 scheme = url.partition(":")[0]
                 self.urls[scheme if scheme in ("ws", "tcp") else scheme[:-1]] = url
 
+    @property
+    def http(self) -> str:
+        """Where the web's doors are, without a path."""
+        scheme, _, rest = self.urls["ws"].partition("://")
+        return f"{scheme.replace('ws', 'http')}://{rest.partition('/')[0]}"
+
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 

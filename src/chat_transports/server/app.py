@@ -16,10 +16,12 @@ from collections.abc import Callable, Collection, Iterator
 
 import uvicorn
 from attrs import frozen
+from starlette.applications import Starlette
+from starlette.routing import Mount
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 import chatcore
-from chat_transports import tcp, websocket
+from chat_transports import http, tcp, websocket
 from chatcore.chat import Chat
 from chatcore.errors import ChatError
 from chatcore.model import MAX_FRAME, Limits
@@ -111,7 +113,7 @@ async def _open_doors(
     if options.limits.messages is None:
         logger.warning("no limits: rates and connection counts are lifted")
     servers = [await tcp.listen(chat, sock=each, ssl=options.tls, server=SERVER) for each in lines]
-    web = _Web(options, chat)
+    web = _Web(options, _web_app(options, chat))
     serving = asyncio.create_task(web.serve(ws)) if ws else None
     if serving is not None:
         await web.ready.wait()
@@ -132,6 +134,17 @@ async def _open_doors(
         # All is said: what a peer has not taken by now it will not.
         web.should_exit = web.force_exit = True
         await serving
+
+
+def _web_app(options: Options, chat: Chat) -> Starlette:
+    """Return what the web server serves: the WebSocket, and HTTP."""
+    origins = options.allow_origins
+    return Starlette(
+        routes=[
+            websocket.route(chat, allow_origins=origins, server=SERVER),
+            Mount("/", http.app(chat, allow_origins=origins, server=SERVER)),
+        ]
+    )
 
 
 class _Frames(WebSocketsSansIOProtocol):
@@ -162,10 +175,10 @@ class _Web(uvicorn.Server):
 
     servers: list[asyncio.base_events.Server]
 
-    def __init__(self, options: Options, chat: Chat) -> None:
+    def __init__(self, options: Options, app: Starlette) -> None:
         super().__init__(
             uvicorn.Config(
-                websocket.app(chat, allow_origins=options.allow_origins, server=SERVER),
+                app,
                 ws=_Frames,
                 ws_max_size=MAX_FRAME,
                 ws_per_message_deflate=False,

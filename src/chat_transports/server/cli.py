@@ -42,7 +42,7 @@ LEVELS = ("critical", "error", "warning", "info", "debug")
     type=click.IntRange(0, 65535),
     default=5050,
     show_default=True,
-    help="The WebSocket's port; 0 takes a free one.",
+    help="The port of WebSocket and HTTP; 0 takes a free one.",
 )
 @click.option(
     "--tcp-port",

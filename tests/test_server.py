@@ -111,6 +111,7 @@ async def test_a_second_server_on_one_file(tmp_path: Path) -> None:
         ("--token-days", "nan"),
         ("--token-days", "1e12"),
         ("--certfile", __file__),
+        ("--legacy-join",),
     ],
 )
 async def test_wrong_options_are_told(arguments: tuple[str, ...]) -> None:

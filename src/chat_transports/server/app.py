@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Iterator
 import uvicorn
 from attrs import frozen
 from starlette.applications import Starlette
-from starlette.routing import Mount
+from starlette.routing import BaseRoute, Mount
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 import chatcore
@@ -35,6 +35,9 @@ The wait begins anew whenever the loop polls, so it has to be shorter than a tur
 loop: beside turns of 0.2 ms, a limit of 0.5 ms made a thread wait 0.36 s at worst, one
 of 0.1 ms 8 ms.
 """
+
+WEB = {"ws": ("ws", "/ws"), "socketio": ("http", "/socket.io/")}
+"""The doors that share the web server's port, with HTTP: scheme and path."""
 
 logger = logging.getLogger("chat_transports.server")
 
@@ -57,6 +60,7 @@ class Options:
     limits: Limits
     token_days: float
     bcrypt_cost: int
+    legacy_join: bool
 
 
 def run(options: Options) -> None:
@@ -87,8 +91,8 @@ async def _serve(options: Options) -> None:
         bcrypt_cost=options.bcrypt_cost,
     )
     with contextlib.ExitStack() as sockets:
-        ws = _listen(options, sockets, "ws", options.port)
-        lines = _listen(options, sockets, "tcp", options.tcp_port)
+        ws = _listen(options, sockets, WEB, options.port)
+        lines = _listen(options, sockets, {"tcp"}, options.tcp_port)
         try:
             await chat.__aenter__()
         except ChatError as error:
@@ -117,7 +121,8 @@ async def _open_doors(
     serving = asyncio.create_task(web.serve(ws)) if ws else None
     if serving is not None:
         await web.ready.wait()
-    for scheme, path, listeners in (("ws", "/ws", ws), ("tcp", "", lines)):
+    doors = [(*WEB[each], ws) for each in WEB if each in options.transports]
+    for scheme, path, listeners in (*doors, ("tcp", "", lines)):
         for listener in listeners:
             logger.info("listening on %s", _url(scheme, listener, path, options.tls is not None))
     ended = [asyncio.ensure_future(stop.wait()), asyncio.ensure_future(chat.failed())]
@@ -137,14 +142,24 @@ async def _open_doors(
 
 
 def _web_app(options: Options, chat: Chat) -> Starlette:
-    """Return what the web server serves: the WebSocket, and HTTP."""
-    origins = options.allow_origins
-    return Starlette(
-        routes=[
-            websocket.route(chat, allow_origins=origins, server=SERVER),
-            Mount("/", http.app(chat, allow_origins=origins, server=SERVER)),
-        ]
-    )
+    """Return what the web server serves: the doors that were asked for, and HTTP."""
+    routes: list[BaseRoute] = []
+    on_login = None
+    if "ws" in options.transports:
+        routes.append(websocket.route(chat, allow_origins=options.allow_origins, server=SERVER))
+    if "socketio" in options.transports:
+        from chat_transports import socketio  # an extra of its own
+
+        legacy_join = socketio.LegacyJoin() if options.legacy_join else None
+        if legacy_join is not None:
+            on_login = legacy_join.remember
+            logger.warning("legacy join: a name is proved by a login from the same address")
+        door = socketio.app(
+            chat, allow_origins=options.allow_origins, legacy_join=legacy_join, server=SERVER
+        )
+        routes.append(Mount("/socket.io", door))
+    web = http.app(chat, allow_origins=options.allow_origins, server=SERVER, on_login=on_login)
+    return Starlette(routes=[*routes, Mount("/", web)])
 
 
 class _Frames(WebSocketsSansIOProtocol):
@@ -227,10 +242,10 @@ def _stop_on_signals() -> asyncio.Event:
 
 
 def _listen(
-    options: Options, stack: contextlib.ExitStack, transport: str, port: int
+    options: Options, stack: contextlib.ExitStack, doors: Collection[str], port: int
 ) -> list[socket.socket]:
     """Take a port on every address of the host.  Raises ServerError."""
-    if transport not in options.transports:
+    if not set(doors) & set(options.transports):
         return []
     taken: list[socket.socket] = []
     try:
@@ -254,7 +269,7 @@ def _listen(
             if error.errno == errno.EADDRINUSE
             else f"cannot be opened: {error.strerror or error}"
         )
-        option = "--port" if transport == "ws" else "--tcp-port"
+        option = "--tcp-port" if "tcp" in doors else "--port"
         raise ServerError(f"{options.host} port {port} {why} ({option})") from error
     return taken
 

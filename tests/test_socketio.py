@@ -533,6 +533,61 @@ async def test_a_drain_tells_everyone_and_clients_come_back_by_themselves() -> N
             await client.library.shutdown()
 
 
+async def test_who_is_in_the_middle_of_asking_does_not_spoil_the_end() -> None:
+    async with serving(transports=DOORS) as server, aiohttp.ClientSession(server.http) as session:
+        host, _, port = server.http.removeprefix("http://").rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"POST /login HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
+        polling = await poll(session, await open_session(session))
+        async with engine(server.http):
+            server.signal(signal.SIGTERM)
+            assert await server.exit_code() == 0
+        await asyncio.wait([polling])
+        with contextlib.suppress(aiohttp.ClientError):
+            await polling
+        assert await reader.read() == b""
+        writer.close()
+
+
+async def open_session(session: aiohttp.ClientSession) -> str:
+    """Open an Engine.IO session by long-polling, and return its query."""
+    async with session.get("/socket.io/?EIO=4&transport=polling") as answer:
+        sid = json.loads((await answer.text())[1:])["sid"]
+    return f"/socket.io/?EIO=4&transport=polling&sid={sid}"
+
+
+async def poll(session: aiohttp.ClientSession, url: str) -> asyncio.Task[str]:
+    """Begin to wait for packets, and return once the server has the request."""
+
+    async def wait() -> str:
+        async with session.get(url) as answer:
+            return await answer.text()
+
+    polling = asyncio.create_task(wait())
+    async with session.get("/healthz"):  # on another connection, and later
+        pass
+    return polling
+
+
+async def test_a_poller_who_hangs_up_is_gone_within_a_second() -> None:
+    async with (
+        serving(transports=DOORS) as server,
+        joined(server.http, "ada") as ada,
+        aiohttp.ClientSession(server.http) as session,
+    ):
+        token = await login(server.http, "bob")
+        url = await open_session(session)
+        async with session.post(url, data=f'40{{"token":"{token}"}}\x1e42["join"]'):
+            pass
+        await told_of_coming(ada, "bob")
+        heard = ""
+        while "user_joined" not in heard:
+            heard = await (await poll(session, url))
+        polling = await poll(session, url)
+        polling.cancel()
+        await told_of_leaving(ada, "bob")
+
+
 # A link like any other.
 
 

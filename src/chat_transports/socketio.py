@@ -306,8 +306,27 @@ class _Door:
         refusal = self._refusal(scope)
         if refusal is not None:
             await _refuse(scope, _once(first, receive), send, *refusal)
-        else:
+        elif scope["type"] == "websocket":
             await self._library.handle_request(scope, tamed, send)
+        else:
+            await self._answer(scope, tamed, receive, send)
+
+    async def _answer(self, scope: Scope, tamed: Receive, receive: Receive, send: Send) -> None:
+        """Have the library answer a poll, and take a peer that hangs up on it for gone."""
+        answering = asyncio.ensure_future(self._library.handle_request(scope, tamed, send))
+        listening = asyncio.ensure_future(receive())
+        try:
+            await asyncio.wait([answering, listening], return_when="FIRST_COMPLETED")
+            session = self._session(scope)
+            if not answering.done() and session is not None:
+                await end(session)
+            await answering
+        finally:
+            listening.cancel()
+
+    def _session(self, scope: Scope) -> Any:
+        sid = parse_qs(scope["query_string"].decode("ascii", "replace")).get("sid", [""])[0]
+        return self._library.eio.sockets.get(sid)
 
     # The guard.
 
@@ -329,7 +348,7 @@ class _Door:
         if "j" in query:
             return 400, "JSONP is not spoken here"
         if "sid" in query:
-            session = self._library.eio.sockets.get(query["sid"][0])
+            session = self._session(scope)
             return None if session and not session.closed else (400, "There is no such session")
         most, peer = self._chat.limits.address_connections, _peer(scope)
         environs = self._library.environ.values()
@@ -517,9 +536,7 @@ class SocketIoLink:
         finally:
             self._pending = 0
             self._drained.set()
-            if not self._session.closed:
-                await self._session.close(wait=False, abort=True)
-                self._session.queue.put_nowait(None)  # the library's word for an end
+            await end(self._session)
 
     async def _give(self, waiting: list[bytes]) -> None:
         given = 0
@@ -534,6 +551,13 @@ class SocketIoLink:
                 given = 0
                 if self._pending <= LOW_WATER:
                     self._drained.set()
+
+
+async def end(session: Any) -> None:
+    """End the library's session and its transport, without waiting for the peer."""
+    if not session.closed:
+        await session.close(wait=False, abort=True)
+        session.queue.put_nowait(None)  # the library's word for an end
 
 
 # Small change of ASGI.

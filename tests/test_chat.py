@@ -88,6 +88,22 @@ async def test_two_at_once_cannot_have_one_name(chat: Chat) -> None:
     assert {type(each) for each in both} == {User, Conflict}
 
 
+async def test_a_hosts_own_user_is_introduced_as_often_as_one_likes(chat: Chat) -> None:
+    with pytest.raises(NotFound, match="There is no such user"):
+        await chat.join(User("ada", "Ada"), "lobby")
+    for _ in range(2):
+        assert await chat.introduce(User("ADA", " Ada Lovelace ")) == User("ada", "Ada Lovelace")
+    await chat.join(User("ada", "Ada"), "lobby")
+    with pytest.raises(BadCredentials):
+        await chat.login("ada", PASSWORD)
+    with pytest.raises(Conflict, match="already exists"):
+        await chat.register("ada", PASSWORD)
+    with pytest.raises(Conflict, match="looks like another's"):
+        await chat.introduce(User("\u0430da", "Ada"))
+    with pytest.raises(Invalid):
+        await chat.introduce(User("a b", "Ada"))
+
+
 async def test_around_has_its_message_in_the_middle(chat: Chat) -> None:
     ada = await chat.register("ada", PASSWORD)
     await chat.join(ada, "lobby")
@@ -314,6 +330,20 @@ async def test_what_fails_at_the_start_leaves_nothing_behind(
         pass
 
 
+async def test_what_another_serves_is_not_migrated(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    path = tmp_path_factory.mktemp("db") / "chat.db"
+    other = SqliteRepository(path)
+    other.claim()
+    before = path.read_bytes()
+    with pytest.raises(SchemaError, match="Another server"):
+        async with Chat(SqliteRepository(path), bcrypt_cost=4):
+            pass
+    assert before == path.read_bytes()
+    other.close()
+
+
 async def test_in_the_log_and_told_are_the_same(chat: Chat) -> None:
     ada = await chat.register("ada", PASSWORD)
     await chat.join(ada, "lobby")
@@ -325,6 +355,29 @@ async def test_in_the_log_and_told_are_the_same(chat: Chat) -> None:
     assert list(page.messages) == told
     assert isinstance(told[0], Message)
     assert told[0].content.startswith("é ")
+
+
+async def test_a_retry_may_end_its_lines_otherwise(chat: Chat) -> None:
+    ada = await chat.register("ada", PASSWORD)
+    await chat.join(ada, "lobby")
+    first = await chat.send(ada, "lobby", "one\r\ntwo", txn_id="t")
+    again = await chat.send(ada, "lobby", "one\ntwo", txn_id="t")
+    assert (again.seq, again.duplicate) == (first.seq, True)
+    page = await chat.history(ada, "lobby")
+    assert [message.content for message in page.messages] == ["one\ntwo"]
+
+
+async def test_rooms_are_remembered_up_to_a_number(
+    chat: Chat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chatcore.chat.ROOMS_CACHED", 3)
+    ada = await chat.register("ada", PASSWORD)
+    for number in range(6):
+        await chat.create(ada, f"room{number}")
+    for _ in range(2):
+        for number in range(6):
+            assert (await chat.send(ada, f"room{number}", "hi")).room == f"room{number}"
+            assert len(chat._rooms) <= 3  # noqa: SLF001 - memory is what is tested
 
 
 async def test_nobody_is_in_more_rooms_than_a_frame_can_tell_of() -> None:
@@ -342,3 +395,33 @@ async def test_nobody_is_in_more_rooms_than_a_frame_can_tell_of() -> None:
         assert (await chat.join(ada, "four")).role == "member", "one that it is in already"
         await chat.leave(ada, "four")
         assert (await chat.join(ada, "lobby")).role == "member"
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+async def test_nobody_gets_past_it_with_many_commands_at_once(
+    tmp_path_factory: pytest.TempPathFactory, kind: str
+) -> None:
+    path = tmp_path_factory.mktemp("db") / "chat.db"
+    repository = MemoryRepository() if kind == "memory" else SqliteRepository(path)
+    limits = Limits(rooms_joined=5, rooms_owned=2)
+    async with Chat(repository, limits=limits, bcrypt_cost=4) as chat:
+        ada, bob = await chat.register("ada", PASSWORD), await chat.register("bob", PASSWORD)
+        made = await asyncio.gather(
+            *(chat.create(ada, f"ada{number}") for number in range(6)),
+            *(chat.create(bob, f"bob{number}") for number in range(2)),
+            return_exceptions=True,
+        )
+        rooms = [each.name for each in made if isinstance(each, Room)]
+        assert rooms == ["ada0", "ada1", "bob0", "bob1"]
+        listed = [room.name for room in (await chat.rooms(ada)).rooms]
+        assert listed == [*rooms, "lobby"], "what was refused is not left behind"
+        for number in range(4):
+            other = await chat.register(f"cyd{number}", PASSWORD)
+            await chat.create(other, f"cyd{number}")
+        joined = await asyncio.gather(
+            *(chat.join(ada, f"cyd{number}") for number in range(4)), return_exceptions=True
+        )
+        refused = [each for each in joined if isinstance(each, BaseException)]
+        assert [type(each) for each in refused] == [Forbidden]
+        assert len(await chat.memberships(ada)) == 5
+        assert (await chat.create(await chat.register("dee", PASSWORD), "ada5")).name == "ada5"

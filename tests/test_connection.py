@@ -14,7 +14,7 @@ import pytest
 
 from chatcore.chat import Chat
 from chatcore.errors import LinkClosed
-from chatcore.events import Durable
+from chatcore.events import Close, Durable
 from chatcore.model import MAX_FRAME, Credentials, Limits, Rate, User
 from chatcore.repository.memory import MemoryRepository
 from chatcore.testing import FakeClock, MemoryLink, Transcript, connect, eventually
@@ -186,6 +186,19 @@ async def test_a_retry_is_answered_before_rates_are_looked_at() -> None:
         again = await peer.do("send", room="lobby", content="once", txn_id="t")
         assert again == first | {"id": again["id"], "duplicate": True}
         fresh = await peer.do("send", room="lobby", content="twice", txn_id="u")
+        assert fresh["error"]["code"] == "rate_limited"
+
+
+async def test_a_retry_costs_nothing() -> None:
+    async with one(Limits(messages=Rate(0.001, 2))) as (_, peer, _):
+        await peer.do("register", username="ada", password=PASSWORD)
+        await peer.do("join", room="lobby")
+        for _ in range(20):
+            assert (await peer.do("send", room="lobby", content="once", txn_id="t"))["seq"] == 2
+        assert (await peer.do("send", room="lobby", content="twice"))["seq"] == 3
+        again = await peer.do("send", room="lobby", content="once", txn_id="t")
+        assert again["duplicate"], "with no token left"
+        fresh = await peer.do("send", room="lobby", content="thrice", txn_id="u")
         assert fresh["error"]["code"] == "rate_limited"
 
 
@@ -431,6 +444,76 @@ async def test_shutdown_answers_what_came_before_and_says_goodbye_to_all() -> No
             assert (bye["code"], bye["reason"], bye["reconnect"]) == (4001, "shutdown", True)
             assert bye["retry_after"] >= 0.5
         assert link.code == 4001
+
+
+async def test_shutdown_answers_logins_whose_turn_has_not_come() -> None:
+    async with (
+        Chat(MemoryRepository(), bcrypt_cost=10) as chat,
+        contextlib.AsyncExitStack() as all_,
+    ):
+        peers = [(await all_.enter_async_context(connect(chat)))[0] for _ in range(20)]
+        asked = [await each.start("login", username="ada", password=PASSWORD) for each in peers]
+        await eventually(lambda: chat._passwords._running == len(peers))  # noqa: SLF001 - all wait
+        began = asyncio.get_running_loop().time()
+        await chat.close()
+        assert asyncio.get_running_loop().time() - began < 1, "without doing that work first"
+        for peer, id in zip(peers, asked, strict=True):
+            error = (await peer.answer(id))["error"]
+            assert (error["code"], error["retryable"]) == ("unavailable", True)
+            assert (await peer.goodbye())["code"] == 4001
+
+
+async def test_what_is_unanswered_when_a_connection_ends_is_answered_first() -> None:
+    repository = SlowRepository()
+    async with (
+        Chat(repository, limits=Limits(messages=None), bcrypt_cost=4) as chat,
+        connect(chat) as (ada, _),
+    ):
+        user = await chat.register("ada", PASSWORD)
+        await ada.do("login", username="ada", password=PASSWORD)
+        await ada.do("join", room="lobby")
+        repository.gate.clear()
+        sent = await ada.start("send", room="lobby", content="on its way", txn_id="t")
+        for _ in range(20):
+            await asyncio.sleep(0)
+        chat.roster.end(lambda each: each.user == user, Close.REVOKED, "logged out")
+        assert (await ada.answer(sent))["error"]["code"] == "unavailable"
+        assert (await ada.goodbye())["code"] == 4502
+        repository.gate.set()
+
+
+async def test_a_close_that_was_cancelled_goes_on_and_can_be_waited_for() -> None:
+    repository = SlowRepository()
+    chat = Chat(repository, bcrypt_cost=4)
+    async with chat:
+        ada = await chat.register("ada", PASSWORD)
+        await chat.join(ada, "lobby")
+        repository.gate.clear()
+        sending = asyncio.ensure_future(chat.send(ada, "lobby", "on its way"))
+        await asyncio.sleep(0)
+        closing = asyncio.ensure_future(chat.close())
+        for _ in range(20):
+            await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.wait([closing])
+        repository.gate.set()
+        await chat.close()
+        with pytest.raises(RuntimeError, match="not running"):
+            chat.check_started()
+        assert (await sending).seq == 2
+
+
+async def test_those_who_are_sent_away_come_back_one_after_another() -> None:
+    """`retry_after` is spread over a second, and one more for each 500 connections."""
+    async with Chat(MemoryRepository(), bcrypt_cost=4) as chat, contextlib.AsyncExitStack() as all_:
+        peers = [(await all_.enter_async_context(connect(chat)))[0] for _ in range(250)]
+        for peer in peers:
+            await peer.do("ping")
+        await chat.close()
+        delays = [(await peer.goodbye())["retry_after"] for peer in peers]
+    assert 0.5 <= min(delays) < 0.6
+    assert 1.4 < max(delays) <= 1.5
+    assert len(set(delays)) > 50
 
 
 async def test_a_chat_that_does_not_run_says_so() -> None:

@@ -274,6 +274,30 @@ async def test_all_of_a_users_connections_hear_of_a_room() -> None:
         )
 
 
+async def test_a_slow_link_is_owed_the_latest_of_each_room_and_gets_it() -> None:
+    async with room("ada", "bob", window=1_000) as (chat, _, ada, _, bob, slow):
+        user = User("bob", "bob")
+        await chat.create(user, "tea")
+        assert (await bob.event("membership"))["room"]["name"] == "lobby"
+        assert (await bob.event("membership"))["room"]["name"] == "tea"
+        while slow.pending <= LIMITS.buffer_bytes:
+            await ada.do("send", room="lobby", content="x" * 4_000)
+            ada.events.clear()
+        before = slow.pending
+        await chat.create(user, "den")
+        for _ in range(5):
+            await chat.leave(user, "tea")
+            await chat.join(user, "tea")
+        assert slow.pending == before, "nothing is queued for it"
+        told = [await bob.event("membership") for _ in range(2)]
+        assert {each["room"]["name"]: (each["change"], each["head"]) for each in told} == {
+            "den": ("join", 1),
+            "tea": ("join", 11),
+        }
+        await bob.do("ping")
+        assert not [event for event in bob.events if event["event"] == "membership"]
+
+
 async def test_presence_is_of_people_not_of_connections() -> None:
     async with room("ada", "bob") as (chat, _, ada, _, _, link):
         while "bob" not in (await ada.event("presence"))["online"]:
@@ -323,6 +347,18 @@ async def test_who_joins_behind_a_hole_has_their_own_joining_in_the_head() -> No
             assert (joined["head"], repository.reads) == (4, 1)
             assert [event["content"] for event in joined["events"]] == ["unheard of"]
         assert [(await ada.event("message", "member"))["seq"] for _ in range(3)] == [2, 3, 4]
+
+
+async def test_who_joins_need_not_wait_for_a_bus_that_lost_it() -> None:
+    bus = CapriciousBus()
+    async with room("ada", "bob", bus=bus) as (chat, _, ada, _, _, _), connect(chat) as (cyd, _):
+        await cyd.do("register", username="cyd", password="correct horse")
+        bus.held = []
+        joined = await cyd.do("join", room="lobby")
+        assert joined["head"] == 3
+        bus.held = None
+        await ada.do("send", room="lobby", content="next")
+        assert (await cyd.event("message", "member"))["seq"] == 4
 
 
 class GatedRepository(MemoryRepository):

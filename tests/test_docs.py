@@ -139,7 +139,11 @@ def test_the_site_builds_and_asks_no_other_host_for_anything(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
 def test_the_programs_of_a_page_run(page: str, tmp_path: Path) -> None:
-    """One after the other, in one directory, each as the file that its title names."""
+    """One after the other, in one directory, each as the file that its title names.
+
+    Where the page shows what `python FILE` prints, it prints that.
+    """
+    printed: dict[str, str] = {}
     for block in blocks(page, "python"):
         if block.text.startswith("--8<--"):
             continue  # a file of examples/, which has tests of its own
@@ -152,6 +156,10 @@ def test_the_programs_of_a_page_run(page: str, tmp_path: Path) -> None:
         assert (done.returncode, done.stderr) == (0, ""), f"{page}:{block.line}"
         shown = re.findall(r"^ *print\(.*\)  # (.*)$", block.text, re.MULTILINE)
         assert shown == done.stdout.splitlines()
+        printed[block.title] = done.stdout
+    for block in blocks(page, "console"):
+        for file, shown in re.findall(r"^\$ python (\w+\.py)\n([^$]*)", block.text, re.MULTILINE):
+            assert printed[file] == shown
 
 
 # The protocol's examples.

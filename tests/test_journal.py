@@ -223,6 +223,35 @@ async def test_where_the_log_cannot_be_asked_closing_does_not_wait_for_ever() ->
     assert desk.said[2:] == ["answered unavailable"]
 
 
+async def test_a_value_that_cannot_be_stored_costs_its_own_draft_and_no_other(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    repository = Scripted()
+    desk = Desk(repository)
+    await desk.settled(1)
+
+    def encode(drafts: Sequence[Draft]) -> Sequence[Outcome]:
+        for draft in drafts:
+            str(draft.body["content"]).encode()
+        return repository.really_append(drafts)
+
+    repository.script = [encode] * 5
+    repository.gate.clear()
+    desk.send("first")
+    await eventually(lambda: len(repository.batches) == 2)
+    desk.send("before", "half \ud800", "after")
+    repository.gate.set()
+    await desk.settled(5)
+    assert desk.said[4:] == [
+        *("answered 3", "published 3", "answered internal", "answered 4", "published 4")
+    ]
+    with pytest.raises(UnicodeEncodeError):
+        await desk.journal.write("\ud800".encode)
+    assert await desk.journal.write(lambda: "alive") == "alive"
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    await desk.journal.close()
+
+
 async def test_a_writer_that_dies_answers_everyone_and_says_of_what(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

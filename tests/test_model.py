@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatcore.errors import Invalid, TooLarge
-from chatcore.model import Limits, Rate, Room, content, line
+from chatcore.model import Limits, Rate, Room, User, content, line
 
 LONGEST = "\u03b1\u0313\u0300\u0345"
 """Four code points that NFC makes one of, more than any others."""
@@ -39,9 +39,13 @@ def test_a_message_is_counted_in_code_points_of_nfc() -> None:
             content(text, 10)
 
 
-@pytest.mark.parametrize(
-    "character", ["\0", "\r", "\x1b", "\x7f", "\x85", chr(0xD800), chr(0xDFFF)]
-)
+def test_lines_end_as_they_do_in_the_log_however_they_were_typed() -> None:
+    assert content("a\r\nb\rc\n\r\nd", 8) == "a\nb\nc\n\nd"
+    with pytest.raises(Invalid, match="empty"):
+        content("\r\n\r", 8)
+
+
+@pytest.mark.parametrize("character", ["\0", "\x1b", "\x7f", "\x85", chr(0xD800), chr(0xDFFF)])
 def test_a_character_that_is_no_text_is_named(character: str) -> None:
     with pytest.raises(Invalid, match=rf"U\+{ord(character):04X}"):
         content(f"a{character}b\n", 100)
@@ -94,6 +98,12 @@ def test_a_line_that_is_too_long_is_refused_and_never_cut() -> None:
 def test_a_line_is_one_line_of_text(character: str) -> None:
     with pytest.raises(Invalid, match="A topic is one line"):
         line(f"a{character}b", "topic", 10)
+
+
+@pytest.mark.parametrize("names", [("a\ud800", "Ada"), ("ada", "\udfff")])
+def test_a_user_whom_no_log_could_hold_is_not_made(names: tuple[str, str]) -> None:
+    with pytest.raises(Invalid, match="half of a surrogate pair"):
+        User(*names)
 
 
 def test_two_rooms_of_one_name_are_one_but_for_their_epoch() -> None:

@@ -6,6 +6,9 @@ import asyncio
 import sys
 from pathlib import Path
 
+import pytest
+
+from chatcore.errors import Unavailable
 from chatcore.model import Room
 from chatcore.repository.sql import SqliteRepository
 from tests.support import present, serving
@@ -70,6 +73,30 @@ def test_only_others_writing_is_seen(tmp_path: Path) -> None:
     assert ours.foreign_heads(["lobby"]) == {}
     theirs.add_room(Room("tea"))
     assert ours.foreign_heads(["lobby", "nowhere"]) == {"lobby": 0}
+    assert ours.foreign_heads(["lobby"]) == {}
+    ours.close()
+    theirs.close()
+
+
+def test_what_could_not_be_read_is_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "chat.db"
+    ours, theirs = SqliteRepository(path), SqliteRepository(path)
+    ours.open()
+    theirs.open()
+    ours.add_room(Room("lobby"))
+    assert ours.foreign_heads(["lobby"]) == {}
+    theirs.add_room(Room("tea"))
+
+    def refuse() -> None:
+        raise Unavailable("The database is busy; try again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ours, "reading", refuse)
+        with pytest.raises(Unavailable):
+            ours.foreign_heads(["lobby"])
+    assert ours.foreign_heads(["lobby"]) == {"lobby": 0}
     assert ours.foreign_heads(["lobby"]) == {}
     ours.close()
     theirs.close()

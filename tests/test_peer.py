@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from chatcore import Chat, MemoryRepository, SqliteRepository
+from chatcore import Chat, MemoryRepository, SqliteRepository, User
 from chatcore.errors import NotMember, RateLimited, SchemaError, Unavailable
 from chatcore.events import Event, Member, MembershipChanged, Message, Presence
 from chatcore.model import Limits, Rate
@@ -54,6 +54,13 @@ async def test_two_take_part(chat: Chat) -> None:
         assert [room.name for room in (await first.rooms()).rooms] == ["den", "lobby"]
         await second.leave("lobby")
         await first.ping()
+
+
+async def test_a_hosts_own_user_takes_part_at_once(chat: Chat) -> None:
+    async with connect(chat, User("Ada", "Ada Lovelace")) as peer:
+        assert peer.user == User("ada", "Ada Lovelace")
+        await peer.join("lobby")
+        assert (await peer.members("lobby")).members[0].display_name == "Ada Lovelace"
 
 
 async def test_every_kind_of_event_is_an_object(chat: Chat) -> None:

@@ -87,6 +87,17 @@ def test_who_waits_as_told_gets_through(rate: float, burst: int, pauses: list[fl
             assert wanted(rates, "ada") is None
 
 
+def test_what_is_given_back_may_be_taken_again(clock: Seconds) -> None:
+    rates = Rates(Rate(1, 2), "Slow down", clock)
+    rates.give_back("ada")
+    assert taken(rates, "ada", 5) == 2
+    rates.give_back("ada")
+    assert taken(rates, "ada", 5) == 1
+    rates.give_back("ada")
+    clock.now += 1_000
+    assert taken(rates, "ada", 5) == 2, "and never more than the burst"
+
+
 def test_each_key_has_its_own(clock: Seconds) -> None:
     rates = Rates(Rate(1, 2), "Slow down", clock)
     assert (taken(rates, "ada", 5), taken(rates, "bob", 5)) == (2, 2)

@@ -58,6 +58,18 @@ async def test_a_taken_port() -> None:
         assert "(--tcp-port)" in one_sentence(said)
 
 
+async def test_a_door_that_does_not_open_ends_the_start() -> None:
+    script = """
+from chat_transports.server import app, cli
+async def full(*_):
+    raise OSError(24, "Too many open files")
+app._Web.open = full
+cli.main()
+"""
+    with pytest.raises(AssertionError, match="Error: Cannot open a door: Too many open files"):
+        await start_server(script=script)
+
+
 async def test_a_host_that_is_not_ours() -> None:
     code, said = await fails_to_start("--host", "192.0.2.1", "--database", "memory:")
     assert code == 1
@@ -107,6 +119,7 @@ async def test_a_second_server_on_one_file(tmp_path: Path) -> None:
         ("--database", "mysql://x"),
         ("--transport", "pigeon"),
         ("--port", "99999"),
+        ("--host", ""),
         ("--keyfile", __file__),
         ("--token-days", "nan"),
         ("--token-days", "1e12"),
@@ -209,6 +222,21 @@ cli.main()
         assert await server.exit_code() == 1
         assert "The journal failed" in server.log[-1]
         server.log[:] = [line for line in server.log if "Traceback" not in line]  # of the defect
+
+
+async def test_a_database_that_is_deleted_ends_the_process(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    async with serving(path) as server, present(server.urls["ws"], "ada") as ada:
+        path.unlink()
+        refused = await ada.do("send", room="lobby", content="in vain")
+        assert refused["error"]["code"] == "unavailable"
+        assert (await ada.goodbye())["code"] == 4001
+        assert await server.exit_code() == 1
+        assert server.log[-1] == (
+            f"Error: The database {path} was deleted or replaced while it was open;"
+            " stop the server before you do that"
+        )
+        server.log[:] = [line for line in server.log if "Traceback" not in line]  # of the journal
 
 
 async def test_what_was_said_is_there_after_a_restart(tmp_path: Path) -> None:
@@ -384,6 +412,92 @@ async def test_half_a_handshake_is_let_go_of_and_does_not_spoil_the_end() -> Non
         writer.close()
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
+
+
+HASTY = """
+from chat_transports import tcp
+tcp.HANDSHAKE_SECONDS = 0.3
+from chat_transports.server import main
+main()
+"""
+
+
+async def test_who_connects_and_does_not_ask_is_not_waited_for() -> None:
+    async with serving("memory:", script=HASTY, transports=["ws"]) as server:
+        host, _, port = server.urls["ws"].removeprefix("ws://").removesuffix("/ws").rpartition(":")
+        for beginning in (b"", b"GET /ws HTTP/1.1\r\nUpgrade: websocket\r\n"):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(beginning)
+            async with asyncio.timeout(5):
+                with contextlib.suppress(ConnectionError):
+                    assert await reader.read() == b""
+            writer.close()
+        async with connected(server.urls["ws"]) as peer:
+            await asyncio.sleep(0.5)
+            assert "reply" in await peer.do("ping"), "and whoever asked has time"
+
+
+async def test_those_who_connect_and_do_not_ask_are_counted() -> None:
+    options = ("--forwarded-allow-ips", "192.0.2.1")  # else this machine is taken for a proxy
+    async with serving("memory:", *options, transports=["ws"]) as server:
+        url = server.urls["ws"]
+        host, _, port = url.removeprefix("ws://").removesuffix("/ws").rpartition(":")
+        idle = [await asyncio.open_connection(host, int(port)) for _ in range(200)]
+        with pytest.raises((OSError, websockets.InvalidMessage)):
+            await connect(url)
+        idle.pop()[1].close()
+
+        async def one_more() -> bool:
+            try:
+                async with connected(url) as peer:
+                    return "reply" in await peer.do("ping")
+            except (OSError, websockets.InvalidMessage):
+                return False
+
+        async with asyncio.timeout(5):
+            while not await one_more():
+                pass
+        for _ in range(5):
+            assert await one_more(), "who has a WebSocket is not one of them"
+        for _, writer in idle:
+            writer.close()
+
+
+async def test_fragments_of_nothing_cost_no_memory() -> None:
+    async with serving(transports=["ws"]) as server, connect(server.urls["ws"]) as socket_:
+        await socket_.recv()
+
+        def frame(first: int, payload: bytes) -> bytes:
+            return bytes([first, 0x80 | len(payload)]) + b"\0\0\0\0" + payload
+
+        transport = socket_.transport
+        transport.write(frame(0x01, b'{"cmd":"ping",'))
+        await socket_.ping()
+        before = _resident(server.process.pid)
+        for _ in range(100):
+            transport.write(frame(0x00, b"") * 10_000)
+            pong = await socket_.ping()
+            await pong
+        assert _resident(server.process.pid) - before < 4 * MAX_FRAME
+        for byte in b'"id":7}':
+            transport.write(frame(0x00, bytes([byte])))
+        transport.write(frame(0x80, b""))
+        assert str(await socket_.recv()) == '{"reply":"ping","id":7}'
+
+
+async def test_a_path_that_is_not_there_is_404() -> None:
+    async with serving(transports=["ws"]) as server:
+        for path in ("/", "/wss", "/ws/deeper"):
+            with pytest.raises(websockets.InvalidStatus) as refused:
+                await connect(server.urls["ws"].removesuffix("/ws") + path)
+            assert refused.value.response.status_code == 404
+            assert refused.value.response.body == b"There is nothing here; the chat is at /ws"
+    async with serving(transports=["socketio"]) as server:
+        with pytest.raises(websockets.InvalidStatus) as refused:
+            await connect(server.http.replace("http", "ws") + "/ws")
+        assert refused.value.response.status_code == 404
+        told = b"There is nothing here; the chat is at /socket.io/"
+        assert refused.value.response.body == told
 
 
 async def test_a_reader_that_stops_does_not_hold_up_the_others(tmp_path: Path) -> None:

@@ -172,6 +172,8 @@ def unchanged(path: Path) -> str:
     repository = SqliteRepository(path)
     with pytest.raises(SchemaError) as refused:
         repository.open()
+    with pytest.raises(SchemaError):
+        repository.claim()
     repository.close()
     assert before == path.read_bytes()
     assert beside == {*path.parent.iterdir()}
@@ -207,8 +209,11 @@ def test_a_path_where_nothing_can_be_written_is_refused(tmp_path: Path) -> None:
         with pytest.raises(SchemaError, match=r"^Cannot open the database .*: unable to open"):
             repository.open()
         repository.close()
-    with pytest.raises(SchemaError, match=r"^Cannot write .*: No such file or directory$"):
-        SqliteRepository(tmp_path / "missing" / "chat.db").claim()
+        with pytest.raises(SchemaError, match=r"^Cannot open the database .*: unable to open"):
+            repository.claim()
+    (tmp_path / "chat.db.lock").mkdir()
+    with pytest.raises(SchemaError, match=r"^Cannot write .*: Is a directory$"):
+        SqliteRepository(tmp_path / "chat.db").claim()
 
 
 def test_a_file_that_is_locked_for_long_is_refused(path: Path) -> None:
@@ -241,6 +246,25 @@ def test_a_full_disk_is_storage_full_until_there_is_room(repository: SqliteRepos
         for outcome in repository.append([say("room"), say("again")])
         if isinstance(outcome, Stored)
     ] == [2, 3]
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_nothing_is_stored_in_a_file_that_is_not_there_any_more(
+    repository: SqliteRepository, path: Path, replaced: bool
+) -> None:
+    path.rename(path.with_name("moved.db"))
+    if replaced:
+        opened(path).close()
+    for write in (
+        lambda: repository.append([say("lost")]),
+        lambda: repository.add_user(User("bob", "Bob"), None),
+        lambda: repository.foreign_heads(["lobby"]),
+    ):
+        with pytest.raises(SchemaError, match=r"chat\.db was deleted or replaced"):
+            write()
+    if not replaced:
+        path.with_name("moved.db").rename(path)
+        assert isinstance(repository.append([say("back")])[0], Stored)
 
 
 def test_another_process_that_writes_for_long_makes_it_unavailable(path: Path) -> None:

@@ -7,7 +7,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 from chat_transports.inbox import Inbox
 from chatcore.chat import LINGER_SECONDS, Chat
@@ -18,6 +18,9 @@ from chatcore.ports import Wire
 
 HIGH_WATER = 65_536
 """Bytes that asyncio may hold before `drained` waits, until a quarter is left."""
+
+HANDSHAKE_SECONDS = 10.0
+"""What whoever connects has for what comes before the chat: TLS, or a WebSocket's request."""
 
 logger = logging.getLogger("chat_transports.tcp")
 
@@ -37,7 +40,6 @@ async def listen(
     chat.  Raises OSError, and RuntimeError where the chat is not running.
     """
     chat.check_started()
-    loop = asyncio.get_running_loop()
     tasks: set[asyncio.Task[None]] = set()
 
     async def life(link: TcpLink, peer: str) -> None:
@@ -56,8 +58,21 @@ async def listen(
         return TcpLink(chat.limits, chat.wire, begin)
 
     if sock is not None:
-        return await loop.create_server(accept, sock=sock, ssl=ssl)
-    return await loop.create_server(accept, host, port, ssl=ssl)
+        return await open_server(accept, sock=sock, ssl=ssl)
+    return await open_server(accept, host, port, ssl=ssl)
+
+
+async def open_server(
+    accept: Callable[[], asyncio.Protocol],
+    *address: Any,
+    ssl: ssl.SSLContext | None,
+    **options: Any,
+) -> asyncio.Server:
+    """Create a server with asyncio, one that waits HANDSHAKE_SECONDS for TLS, not a minute."""
+    if ssl is not None:
+        options["ssl_handshake_timeout"] = HANDSHAKE_SECONDS
+    loop = asyncio.get_running_loop()
+    return await loop.create_server(accept, *address, ssl=ssl, **options)
 
 
 def keep_alive(sock: socket.socket, ping: float) -> None:

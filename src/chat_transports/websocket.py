@@ -33,7 +33,12 @@ def app(chat: Chat, *, allow_origins: Collection[str] = (), server: str = "chatc
     It does not start the chat, for nobody runs the lifespan of what is mounted: give
     your application `lifespan(chat)`, or enter the chat in the lifespan that it has.
     """
-    return Starlette(routes=[route(chat, allow_origins=allow_origins, server=server)])
+    return Starlette(
+        routes=[
+            route(chat, allow_origins=allow_origins, server=server),
+            nothing_here("/ws"),  # else the answer would be 403
+        ]
+    )
 
 
 def lifespan(chat: Chat) -> Callable[[object], AbstractAsyncContextManager[None]]:
@@ -78,6 +83,15 @@ def route(
         )
 
     return WebSocketRoute(path, endpoint)
+
+
+def nothing_here(*paths: str) -> WebSocketRoute:
+    """Return a route that stands after all others: 404, and where the chat is."""
+
+    async def endpoint(websocket: WebSocket) -> None:
+        await deny(websocket, 404, f"There is nothing here; the chat is at {' and '.join(paths)}")
+
+    return WebSocketRoute("/{path:path}", endpoint)
 
 
 class WebSocketLink:

@@ -54,6 +54,10 @@ def digest(token: str) -> bytes:
     return hashlib.sha256(token.encode(errors="replace")).digest()
 
 
+def _closing() -> Unavailable:
+    return Unavailable("The server is shutting down; try again", retry_after=1.0)
+
+
 class Passwords:
     """bcrypt in a small pool of its own, so that neither the loop nor the journal waits.
 
@@ -65,6 +69,7 @@ class Passwords:
         self._cost = cost
         self._most = workers + waiting
         self._running = 0
+        self._refusing = False
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="chatcore-bcrypt")
 
     async def hash(self, password: str) -> str:
@@ -77,18 +82,31 @@ class Passwords:
         """Compare, taking as long where there is no hash or the password is impossible."""
         return await self._run(self._verify, _bytes(password), password_hash)
 
+    def refuse(self) -> None:
+        """Raise Unavailable in all calls whose turn has not come, and in later ones."""
+        self._refusing = True
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
     def close(self) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """Refuse, and wait for what is running."""
+        self.refuse()
+        self._pool.shutdown()
 
     async def _run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        if self._refusing:
+            raise _closing()
         if self._running >= self._most:
             raise Unavailable("Too many people are logging in; try again", retry_after=5.0)
         self._running += 1
+        work = asyncio.wrap_future(self._pool.submit(partial(function, *args, **kwargs)))
         try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._pool, partial(function, *args, **kwargs))
+            await asyncio.wait([work])
         finally:
             self._running -= 1
+            work.cancel()
+        if work.cancelled():  # by the pool, for whoever was cancelled is not here
+            raise _closing()
+        return work.result()
 
     def _hash(self, password: bytes) -> bytes:
         return bcrypt.hashpw(password, bcrypt.gensalt(self._cost))

@@ -22,7 +22,6 @@ from chatcore.errors import (
     BadCredentials,
     ChatError,
     Conflict,
-    Forbidden,
     Invalid,
     NotFound,
     NotMember,
@@ -174,8 +173,8 @@ class Chat:
         return self
 
     def _open(self) -> None:
+        self._repository.claim()  # first, for opening may migrate what another serves
         self._repository.open()
-        self._repository.claim()
         self._repository.add_room(Room(LOBBY, title="Lobby"))
 
     async def __aexit__(
@@ -193,12 +192,18 @@ class Chat:
         """Drain: refuse new commands, answer all that came before, then end every connection.
 
         Each gets a `bye` with a `retry_after`, spread so that they do not come back
-        all at once, and LINGER_SECONDS to take what is on its way.  Repeatable.
+        all at once, and LINGER_SECONDS to take what is on its way.  Repeatable: one
+        that was cancelled goes on, and the next waits for it.
         """
-        if self._state != "running":
-            return
-        self._state = "closing"
+        if self._state == "running":
+            self._state = "closing"
+            self._closing = asyncio.create_task(self._drain())
+        if self._state == "closing":
+            await asyncio.shield(self._closing)
+
+    async def _drain(self) -> None:
         self._watching.cancel()
+        self._passwords.refuse()
         await self._journal.close()
         spread = 1.0 + len(self.roster) / 500
         delays = iter(lambda: round(random.uniform(0.5, spread), 2), None)
@@ -280,7 +285,11 @@ class Chat:
         self.check_started()
         token = Token(auth.new_token(), self._now() + self._token_life)
         await self._journal.write(
-            self._repository.add_token, auth.digest(token.secret), user.username, token.expires
+            self._repository.add_token,
+            auth.digest(token.secret),
+            user.username,
+            token.expires,
+            self._now(),
         )
         return token
 
@@ -305,14 +314,20 @@ class Chat:
         host's user whose name cannot be one here.
         """
         if credentials.user is not None:
-            return credentials.user, None
+            return await self.introduce(credentials.user), None
         if credentials.token is not None:
             return await self.recognise(credentials.token)
         if self._authenticator is None:
             return None
         user = await self._authenticator.authenticate(credentials)
-        if user is None:
-            return None
+        return (await self.introduce(user), None) if user is not None else None
+
+    async def introduce(self, user: User) -> User:
+        """Have a host's own user known here; return them, with the name as it is spelled here.
+
+        The first time makes the account, without a password.  Repeatable.  Raises
+        Invalid or Conflict where the name cannot be one here.
+        """
         display_name = model.line(user.display_name, "display name", names.USERNAME_CHARACTERS)
         user = User(names.username(user.username), display_name)
         if await self._read(self._repository.user, user.username) is None:
@@ -320,7 +335,7 @@ class Chat:
             # Not added is known by now, from another connection, or looks like somebody.
             if await self._read(self._repository.user, user.username) is None:
                 raise Conflict(f"The username {user.username} looks like another's")
-        return user, None
+        return user
 
     async def logout(self, token: Token | None, user: User, *, everywhere: bool = False) -> None:
         """Revoke a token, or all of the user's, and end the connections that hold it.
@@ -368,17 +383,8 @@ class Chat:
             model.line(topic, "topic", 500),
         )
         self._policy.check(user, command, new)
-        await self._check_rooms(user, owned=True)
         await self._append(self._membership_draft(user, new, "join", "owner", creates=True))
         return new
-
-    async def _check_rooms(self, user: User, *, owned: bool = False) -> None:
-        """Raise Forbidden for one room too many: all of a user's fit into one frame."""
-        mine = await self.memberships(user)
-        if len(mine) >= self.limits.rooms_joined:
-            raise Forbidden(f"You are in {len(mine)} rooms; leave one first")
-        if owned and sum(each.role == "owner" for each in mine) >= self.limits.rooms_owned:
-            raise Forbidden(f"You own {self.limits.rooms_owned} rooms, as many as one may")
 
     async def memberships(self, user: User) -> Sequence[Membership]:
         """Return where a user stands in each of their rooms."""
@@ -409,7 +415,6 @@ class Chat:
             if membership is None:
                 if found.kind != "public":
                     raise NotFound("There is no such room")
-                await self._check_rooms(user)
                 with contextlib.suppress(Conflict):  # joined on another connection, just before
                     draft = self._membership_draft(user, found, "join", "member")
                     await self.hub.reach(feed, await self._append(draft))
@@ -482,6 +487,8 @@ class Chat:
                 case Stored(event=event):
                     done(SendReply(event.room, event.seq, event.timestamp))
                 case Duplicate(seq=seq, timestamp=timestamp):
+                    if not isinstance(draft.refusal, RateLimited):
+                        self._messages.give_back(user.username)
                     done(SendReply(draft.room.name, seq, timestamp, duplicate=True))
 
         self._journal.append(draft, settled)
@@ -610,6 +617,7 @@ class Chat:
             body=body,
             timestamp=self._now(),
             creates=creates,
+            limits=self.limits if action == "join" else None,
         )
 
     async def _append(self, draft: Draft) -> int:

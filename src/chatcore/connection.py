@@ -122,10 +122,13 @@ class _Connection:
                 self._chat.roster.remove(self)
 
     def end(self, code: Close, reason: str, retry_after: float | None = None) -> None:
-        """Say bye and close; the first reason counts."""
+        """Answer what is unanswered, say bye and close; the first reason counts."""
         if self._ended:
             return
         self._ended = True
+        for slot in [*self._slots]:
+            if slot.frame is None:
+                self._answer(slot, Unavailable("The connection ends; try again", retry_after=1.0))
         bye = events.Bye(code, reason, reconnect=code < Close.BAD_TOKEN, retry_after=retry_after)
         self._link.write(self._link.wire.encode(bye))
         self._link.close(code, reason)
@@ -134,6 +137,8 @@ class _Connection:
 
     async def _hello(self) -> None:
         limits, rooms = self._chat.limits, None
+        if limits.login_seconds is not None:
+            self._end_after(limits.login_seconds, Close.LOGIN_TIMEOUT, "log in first")
         try:
             with _defects("authenticating"):
                 known = await self._chat.authenticate(self._credentials)
@@ -154,8 +159,6 @@ class _Connection:
         self._link.write(self._link.wire.encode(hello))
         if self._listener is not None:
             self._chat.hub.release(self._listener)
-        elif limits.login_seconds is not None:
-            self._end_after(limits.login_seconds, Close.LOGIN_TIMEOUT, "log in first")
 
     async def _welcome(self, user: User, token: Token | None) -> Sequence[Membership]:
         """Become somebody, or renew; what can fail comes first."""

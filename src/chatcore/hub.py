@@ -190,7 +190,11 @@ class Hub:
         self._close_idle(feed)
 
     async def reach(self, feed: Feed, seq: int) -> None:
-        """Return when a feed's head is at least `seq`: soon, for it has committed."""
+        """Return when a feed's head is at least `seq`, which was committed and answered.
+
+        Where the bus has lost it, it is read from the log.
+        """
+        self.notice({feed.room: seq})
         reached = asyncio.Event()
         feed.awaited.append(reached)
         try:

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from attrs import define
 
-from chatcore.errors import ChatError, OutcomeUnknown, Unavailable
+from chatcore.errors import ChatError, Internal, OutcomeUnknown, Unavailable
 from chatcore.events import Stored
 from chatcore.model import Draft
 from chatcore.ports import Outcome, Repository
@@ -28,6 +28,9 @@ BATCH = 1_000
 """Drafts in one commit at most, so that the first one's answer does not wait for ever."""
 
 Done: TypeAlias = Callable[[Outcome], None]
+
+_UNFIT = (TypeError, ValueError, OverflowError)
+"""What a repository raises, before it writes, for a value that cannot be stored."""
 
 logger = logging.getLogger("chatcore.journal")
 
@@ -47,8 +50,9 @@ class _Write:
 class Journal:
     """Every write to the repository goes through here, in order.
 
-    `publish` is called on the loop with each batch that committed.  Where the writer
-    dies of a defect, `died` holds the error, and everything is answered Unavailable.
+    `publish` is called on the loop with each batch that committed.  A value that the
+    repository cannot store costs its own write.  Where the writer dies of any other
+    defect, `died` holds the error, and everything is answered Unavailable.
     """
 
     def __init__(
@@ -144,6 +148,13 @@ class Journal:
             outcomes = [error] * len(drafts)
         except OutcomeUnknown as unknown:
             outcomes = self._look_up(drafts, unknown)
+        except _UNFIT as error:
+            if len(batch) > 1:  # one of them alone is to blame
+                for item in batch:
+                    self._commit([item])
+                return
+            logger.exception("a draft cannot be stored")
+            outcomes = [_mistake(error)]
         self._loop.call_soon_threadsafe(self._announce, batch, outcomes)
 
     def _look_up(self, drafts: list[Draft], unknown: OutcomeUnknown) -> Sequence[Outcome]:
@@ -167,7 +178,7 @@ class Journal:
     def _call(self, item: _Write) -> None:
         try:
             result = item.call()
-        except ChatError as error:
+        except (ChatError, *_UNFIT) as error:
             self._loop.call_soon_threadsafe(_fail, item.done, error)
         else:
             self._loop.call_soon_threadsafe(_succeed, item.done, result)
@@ -204,11 +215,17 @@ def _closed() -> Unavailable:
     return Unavailable("The server is shutting down; try again", retry_after=1.0)
 
 
+def _mistake(error: Exception) -> Internal:
+    internal = Internal("The server made a mistake; it has been noted")
+    internal.__cause__ = error
+    return internal
+
+
 def _succeed(future: asyncio.Future[T], result: T) -> None:
     if not future.done():
         future.set_result(result)
 
 
-def _fail(future: asyncio.Future[Any], error: ChatError) -> None:
+def _fail(future: asyncio.Future[Any], error: Exception) -> None:
     if not future.done():
         future.set_exception(error)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TypeAlias
 
-from attrs import field, frozen
+from attrs import Attribute, field, frozen
 
 from chatcore.errors import ChatError, Invalid, TooLarge
 
@@ -34,11 +34,20 @@ RequestId: TypeAlias = str | int
 """The client's own mark on a command; its answer carries it back."""
 
 
+def _encodable(_: object, attribute: Attribute[str], value: str) -> None:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise Invalid(f"A {attribute.name} cannot have half of a surrogate pair") from None
+
+
 @frozen
 class User:
-    username: str
+    """Somebody.  Raises Invalid for a text that could not be stored."""
+
+    username: str = field(validator=_encodable)
     """As `names.username` returns it."""
-    display_name: str
+    display_name: str = field(validator=_encodable)
 
 
 @frozen
@@ -86,6 +95,8 @@ class Draft:
     """What to answer, unless `txn_id` is known: a retry comes before rates and roles."""
     creates: bool = False
     """Whether `room` is born with this draft, its sender the owner."""
+    limits: Limits | None = None
+    """For who joins: how many rooms one may be in, and own."""
     id: int = field(factory=lambda: random.getrandbits(63))
     """Tells this draft's event from any other at the same seq; no secret."""
 
@@ -96,7 +107,7 @@ class Credentials:
 
     token: str | None = None
     user: User | None = None
-    """Somebody whom the door itself vouches for."""
+    """Somebody whom the door itself vouches for; introduced, where nobody knows them yet."""
     headers: Mapping[str, str] = field(factory=dict)
     """Names in lower case.  Empty where a transport has none."""
     cookies: Mapping[str, str] = field(factory=dict)
@@ -154,13 +165,15 @@ class Limits:
 
 
 def content(text: str, most: int) -> str:
-    """Check a message's text and return it in NFC.
+    r"""Check a message's text and return it in NFC, each line ended by `\n` alone.
 
     Raises Invalid for an empty one and for characters that are not text,
     TooLarge for more than `most` code points.
     """
     if not text.strip():
         raise Invalid("Message cannot be empty")
+    # What Windows, and what was pasted there, ends a line with.
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
     composed = _composed(text, most, "message")
     if len(composed) > most:
         raise TooLarge(f"A message has at most {most} characters; this one has {len(composed)}")

@@ -55,6 +55,12 @@ class Rates:
             raise RateLimited(self._text, retry_after=(1 - bucket.tokens) / self._rate.rate)
         bucket.tokens -= 1
 
+    def give_back(self, key: str) -> None:
+        """Undo a `take` whose cause turned out to cost nothing."""
+        bucket = self._buckets.get(key)
+        if bucket is not None:  # else it is full, and forgotten
+            bucket.tokens += 1
+
     def _tokens(self, bucket: _Bucket, now: float) -> float:
         assert self._rate is not None
         return min(self._rate.burst, bucket.tokens + (now - bucket.filled) * self._rate.rate)

@@ -37,7 +37,9 @@ class Repository(Protocol):
 
     Every method may be called from any thread.  A read sees all that was committed
     before it began.  Any method may raise Unavailable, a write also StorageFull, and
-    then nothing was written.
+    then nothing was written.  So it is with TypeError, ValueError and OverflowError,
+    for a value that cannot be stored.  A write, and `foreign_heads`, raise SchemaError
+    where the storage is not the one that was opened any more, and nothing can go on.
     """
 
     def open(self) -> None:
@@ -46,7 +48,8 @@ class Repository(Protocol):
     def claim(self) -> None:
         """Become the one Chat that serves this storage, until `close`.
 
-        For a storage that only one may serve.  Raises SchemaError where another does.
+        Called before `open`, which may migrate what another serves.  For a storage that
+        only one may serve.  Raises SchemaError where another does.
         """
 
     def close(self) -> None:
@@ -59,8 +62,8 @@ class Repository(Protocol):
 
         `seq` is dense in each room and follows the order of the drafts.  A draft is
         judged inside the transaction: a known txn_id first, then whether its sender
-        may, then its `refusal`; a refused one has its ChatError as outcome and leaves
-        no trace.  When this returns, everything is durable.
+        may, by their `limits` too, then its `refusal`; a refused one has its ChatError
+        as outcome and leaves no trace.  When this returns, everything is durable.
 
         Raises OutcomeUnknown where the commit may or may not have happened.
         """
@@ -125,7 +128,8 @@ class Repository(Protocol):
     def user(self, username: str) -> tuple[User, str | None] | None:
         """Return a user and the password's hash."""
 
-    def add_token(self, digest: bytes, username: str, expires: datetime) -> None: ...
+    def add_token(self, digest: bytes, username: str, expires: datetime, now: datetime) -> None:
+        """Store a token, and forget those of this user that have expired by `now`."""
 
     def token(self, digest: bytes, now: datetime) -> tuple[User, datetime] | None:
         """Return whose token it is and when it expires; None once it has or was revoked."""

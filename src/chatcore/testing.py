@@ -23,6 +23,7 @@ from chatcore.connection import serve
 from chatcore.errors import (
     ChatError,
     Conflict,
+    Forbidden,
     LinkClosed,
     NotFound,
     NotMember,
@@ -30,7 +31,7 @@ from chatcore.errors import (
     TxnConflict,
 )
 from chatcore.events import Duplicate, Durable, Member, Message, Stored
-from chatcore.model import MAX_FRAME, Credentials, Draft, Room, User
+from chatcore.model import MAX_FRAME, Credentials, Draft, Limits, Room, User
 from chatcore.peer import MemoryLink
 from chatcore.ports import Bus, Link, Outcome, Repository
 
@@ -278,8 +279,8 @@ def check_repository(make: Callable[[], Repository]) -> None:
         _outcomes_can_be_looked_up,
     ):
         repository = make()
-        repository.open()
         repository.claim()
+        repository.open()
         try:
             for name in ("ada", "bob", "cyd"):
                 assert repository.add_user(User(name, name.title()), f"hash of {name}")
@@ -326,17 +327,22 @@ def _accounts(repository: Repository) -> None:
     assert repository.user("host") == (User("host", "A host's"), None)
 
     later = NOW + timedelta(days=1)
-    repository.add_token(b"1" * 32, "ada", later)
-    repository.add_token(b"2" * 32, "ada", later)
-    repository.add_token(b"3" * 32, "bob", later)
+    repository.add_token(b"1" * 32, "ada", later, NOW)
+    repository.add_token(b"2" * 32, "ada", later, NOW)
+    repository.add_token(b"3" * 32, "bob", later, NOW)
     assert repository.token(b"1" * 32, NOW) == (User("ada", "Ada"), later)
     assert repository.token(b"1" * 32, later) is None, "expired"
     assert repository.token(b"0" * 32, NOW) is None
+    much_later = later + timedelta(days=1)
+    repository.add_token(b"4" * 32, "bob", much_later, NOW)
+    repository.add_token(b"5" * 32, "bob", much_later, later)
+    known = [repository.token(digest * 32, NOW) is not None for digest in (b"1", b"3", b"4", b"5")]
+    assert known == [True, False, True, True], "a new one has the user's expired ones forgotten"
     repository.remove_token(b"1" * 32)
     assert repository.token(b"1" * 32, NOW) is None
     repository.remove_tokens("ada")
     assert repository.token(b"2" * 32, NOW) is None
-    assert repository.token(b"3" * 32, NOW) is not None
+    assert repository.token(b"4" * 32, NOW) is not None
 
 
 def _log_order(repository: Repository) -> None:
@@ -460,6 +466,12 @@ def _membership_rules(repository: Repository) -> None:
     assert (before.head, before.unread) == (6, 1), "as of a seq"
     repository.append([_say("bob", "3")])
     assert [membership.unread for membership in repository.memberships("bob")] == [0]
+    promoted = {"username": "bob", "action": "role", "role": "moderator"}
+    role = Draft(room=LOBBY, sender="cyd", kind="member", body=promoted, timestamp=NOW)
+    repository.append([_say("cyd", "4"), role])
+    bob = repository.membership("lobby", "bob")
+    assert bob is not None
+    assert (bob.role, bob.read, bob.unread) == ("moderator", 8, 1), "a role reads nothing"
     assert repository.membership("secret", "bob") is None
     assert repository.membership("nowhere", "bob") is None
 
@@ -504,6 +516,18 @@ def _rooms_and_members(repository: Repository) -> None:
     ]
     assert [member.username for member in repository.members("lobby", "bob", 9)] == ["cyd"]
     assert [m.room.name for m in repository.memberships("ada")] == ["lobby", "secret"]
+
+    tea, few = Room("tea", epoch="e5"), Limits(rooms_joined=2)
+    outcomes = repository.append(
+        [
+            _member("ada", "join", tea, creates=True, role="owner", limits=few),
+            _member("cyd", "join", tea),
+            _member("cyd", "leave"),
+        ]
+    )
+    assert _kinds(outcomes) == [Forbidden, NotFound, Stored], "one room too many"
+    assert repository.room("tea") is None, "and it is not there for others"
+    assert repository.add_room(tea)
 
 
 def _outcomes_can_be_looked_up(repository: Repository) -> None:

@@ -13,19 +13,26 @@ import socket
 import ssl
 import sys
 from collections.abc import Callable, Collection, Iterator
+from functools import partial
+from typing import Any
 
 import uvicorn
 from attrs import frozen
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Mount
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
 
 import chatcore
 from chat_transports import http, tcp, websocket
 from chatcore.chat import Chat
-from chatcore.errors import ChatError
-from chatcore.model import MAX_FRAME, Limits
+from chatcore.errors import ChatError, RateLimited, SchemaError
+from chatcore.events import Close
+from chatcore.model import MAX_FRAME, Limits, User
 from chatcore.ports import Repository
+from chatcore.roster import Roster
 
 SERVER = f"chatcore/{chatcore.__version__}"
 SWITCH_SECONDS = 0.0001
@@ -103,7 +110,9 @@ async def _serve(options: Options) -> None:
             await _open_doors(options, chat, ws, lines, stop)
         finally:
             await chat.close()
-        if chat_error := chat.failure:
+        if isinstance(chat_error := chat.failure, SchemaError):
+            raise chat_error
+        if chat_error is not None:
             raise ServerError(f"The journal failed, all service ended: {chat_error!r}")
     logger.info("stopped")
 
@@ -118,11 +127,15 @@ async def _open_doors(
     logger.info("%s, database %s", SERVER, options.database)
     if options.limits.messages is None:
         logger.warning("no limits: rates and connection counts are lifted")
-    servers = [await tcp.listen(chat, sock=each, ssl=options.tls, server=SERVER) for each in lines]
     web = _Web(options, _web_app(options, chat))
+    try:
+        servers = [
+            await tcp.listen(chat, sock=each, ssl=options.tls, server=SERVER) for each in lines
+        ]
+        await web.open(ws)
+    except OSError as error:
+        raise ServerError(f"Cannot open a door: {error.strerror or error}") from error
     serving = asyncio.create_task(web.serve(ws)) if ws else None
-    if serving is not None:
-        await web.ready.wait()
     doors = [(*WEB[each], ws) for each in WEB if each in options.transports]
     for scheme, path, listeners in (*doors, ("tcp", "", lines)):
         for listener in listeners:
@@ -133,7 +146,7 @@ async def _open_doors(
         waiting.cancel()
 
     # Nobody new, then drain, and only then may uvicorn close what it has, with its own code.
-    logger.info("stopping: %d connections", len(chat.roster))
+    logger.info("stopping; connected: %d", len(chat.roster))
     for server in [*servers, *web.servers]:
         server.close()
     await chat.close()
@@ -160,12 +173,67 @@ def _web_app(options: Options, chat: Chat) -> Starlette:
             chat, allow_origins=options.allow_origins, legacy_join=legacy_join, server=SERVER
         )
         routes.append(Mount("/socket.io", door))
+    paths = [path for door, (_, path) in WEB.items() if door in options.transports]
+    routes.append(websocket.nothing_here(*paths))
     web = http.app(chat, allow_origins=options.allow_origins, server=SERVER, on_login=on_login)
     return Starlette(routes=[*routes, Mount("/", web)])
 
 
+class _Requests(HttpToolsProtocol):
+    """uvicorn's HTTP, counted; and who connects and does not ask is there not for long.
+
+    A WebSocket is counted by its door as soon as it is one.
+    """
+
+    peer = ""
+    user: User | None = None
+    digest: bytes | None = None
+
+    def __init__(self, roster: Roster, **given: Any) -> None:
+        super().__init__(**given)
+        self._roster = roster
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # uvicorn's own
+        super().connection_made(transport)
+        proxy: ProxyHeadersMiddleware = self.config.loaded_app
+        if self.client and self.client[0] not in proxy.trusted_hosts:
+            self.peer = self.client[0]
+        try:
+            self._roster.add(self)
+        except RateLimited:
+            transport.abort()
+        else:
+            self._timer = self.loop.call_later(tcp.HANDSHAKE_SECONDS, self._end_unasked)
+
+    def _end_unasked(self) -> None:
+        if not self.cycle:  # type: ignore[truthy-bool] # None until a request has come
+            self.transport.abort()
+
+    def end(self, code: Close, reason: str, retry_after: float | None = None) -> None:
+        self.transport.close()
+
+    def handle_websocket_upgrade(self) -> None:
+        self._forget()
+        super().handle_websocket_upgrade()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget()
+        super().connection_lost(exc)
+
+    def _forget(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._roster.remove(self)
+
+
 class _Frames(WebSocketsSansIOProtocol):
     """uvicorn's WebSockets, for peers who mean it no good."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self._rest = bytearray()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -185,6 +253,14 @@ class _Frames(WebSocketsSansIOProtocol):
             # Only the last ping wants its pong (RFC 6455, section 5.5.3), and here they
             # would wait without bound.
             self.conn.data_to_send()
+
+    def handle_cont(self, event: Frame) -> None:
+        # One buffer: a fragment may have one byte or none, and a list of those has no bound.
+        self._rest += event.data
+        if event.fin:
+            self.frames.append(bytes(self._rest))
+            self._rest.clear()
+            self.send_receive_event_to_app()
 
 
 class _Web(uvicorn.Server):
@@ -214,11 +290,23 @@ class _Web(uvicorn.Server):
         self.config.load()
         self.config.ssl = options.tls
         self.servers = []
-        self.ready = asyncio.Event()
+        self._roster = Roster(options.limits)
+        """Of those who have no WebSocket: they ask by HTTP, or have not asked yet."""
+
+    async def open(self, sockets: list[socket.socket]) -> None:
+        """Let people in.  Raises OSError."""
+        protocol = partial(
+            _Requests,
+            self._roster,
+            config=self.config,
+            server_state=self.server_state,
+            app_state={},
+        )
+        for sock in sockets:
+            self.servers.append(await tcp.open_server(protocol, sock=sock, ssl=self.config.ssl))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.ready.set()
+        self.started = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         asyncio.get_running_loop().call_later(HANG_UP_SECONDS, self._hang_up)

@@ -132,6 +132,10 @@ def main(
     """
     if math.isnan(token_days):  # which is within every range
         raise click.BadParameter("nan is no number of days", param_hint="--token-days")
+    if not host.strip():
+        raise click.BadParameter(
+            "an address is missing: 127.0.0.1, or 0.0.0.0 for every one", param_hint="--host"
+        )
     if keyfile is not None and certfile is None:
         raise click.UsageError("--keyfile needs --certfile")
     if legacy_join and "socketio" not in transports:

@@ -12,11 +12,11 @@ from collections.abc import Iterable
 from datetime import datetime
 
 import orjson
-from attrs import define, field
+from attrs import define, evolve, field
 
-from chatcore.errors import ChatError, Conflict, NotFound, NotMember, TxnConflict
+from chatcore.errors import ChatError, Conflict, Forbidden, NotFound, NotMember, TxnConflict
 from chatcore.events import Duplicate, Stored, committed
-from chatcore.model import Draft
+from chatcore.model import Draft, Limits
 from chatcore.ports import Outcome
 
 
@@ -61,6 +61,8 @@ class Ledger:
     users: set[str]
     standings: dict[RoomUser, Standing]
     txns: dict[TxnKey, Txn]
+    roles: dict[str, dict[str, str]]
+    """Of each user who is about to join under limits, the role in each of their rooms."""
 
     stored: list[tuple[Draft, Stored]] = field(factory=list, init=False)
     changed: dict[RoomUser, Standing | None] = field(factory=dict, init=False)
@@ -72,7 +74,17 @@ class Ledger:
         try:
             return self._known(draft) or self._enter(draft)
         except ChatError as error:
+            if draft.creates and self._is_new(draft):
+                del self.rooms[draft.room.name]
             return error
+
+    def unmade(self, drafts: Iterable[Draft]) -> set[str]:
+        """Name the rooms that were to be born with a draft that was refused."""
+        return {draft.room.name for draft in drafts if draft.creates} - self.rooms.keys()
+
+    def _is_new(self, draft: Draft) -> bool:
+        room = self.rooms.get(draft.room.name)
+        return room is not None and room.epoch == draft.room.epoch and not room.head
 
     @property
     def heads(self) -> dict[str, RoomState]:
@@ -101,8 +113,7 @@ class Ledger:
         stored = Stored(committed(draft, room.head), room.first, room.messages)
         self.stored.append((draft, stored))
         if draft.kind == "member":
-            subject, role = str(draft.body["username"]), draft.body.get("role")
-            self._stand(draft.room.name, subject, str(role) if role else None, room)
+            self._change(draft, room)
         elif standing is not None:
             # Sending moves the sender's own read marker.
             self._stand(draft.room.name, draft.sender, standing.role, room)
@@ -128,24 +139,50 @@ class Ledger:
                 raise Conflict("Already a member of this room")
             if room.kind != "public" and not draft.creates:
                 raise NotFound("There is no such room")
+            if draft.limits is not None:
+                self._check_rooms(draft, draft.limits)
         elif standing is None:
             if room.kind != "public":
                 raise NotFound("There is no such room")
             raise NotMember("You must join the chat first")
         return standing
 
-    def _stand(self, room: str, username: str, role: str | None, state: RoomState) -> None:
-        key = (room, username)
+    def _check_rooms(self, draft: Draft, limits: Limits) -> None:
+        """Raise Forbidden for one room too many: all of a user's fit into one frame."""
+        roles = self.roles[draft.sender].values()
+        if len(roles) >= limits.rooms_joined:
+            raise Forbidden(f"You are in {len(roles)} rooms; leave one first")
+        owned = sum(role == "owner" for role in roles)
+        if draft.body.get("role") == "owner" and owned >= limits.rooms_owned:
+            raise Forbidden(f"You own {owned} rooms, as many as one may")
+
+    def _change(self, draft: Draft, room: RoomState) -> None:
+        """Let somebody's membership begin, end, or go on in another role."""
+        name, username = key = draft.room.name, str(draft.body["username"])
+        role, before = draft.body.get("role"), self.standings.get(key)
+        roles = self.roles.get(username, {})
+        roles.pop(name, None)
+        if role is not None:
+            roles[name] = str(role)
         if role is None:
             self.standings.pop(key, None)
             self.changed[key] = None
+        elif before is None:
+            self._stand(*key, str(role), room)
         else:
-            self.standings[key] = self.changed[key] = Standing(role, state.head, state.messages)
+            self.standings[key] = self.changed[key] = evolve(before, role=str(role))
+
+    def _stand(self, room: str, username: str, role: str, state: RoomState) -> None:
+        """Have somebody stand at the head: all before it is read."""
+        standing = Standing(role, state.head, state.messages)
+        self.standings[room, username] = self.changed[room, username] = standing
 
 
-def touched(drafts: Iterable[Draft]) -> tuple[set[str], set[RoomUser], set[TxnKey]]:
-    """Name the rooms, the users in them and the txn_ids that a batch has to do with."""
-    rooms, people, txns = set(), set(), set()
+def touched(
+    drafts: Iterable[Draft],
+) -> tuple[set[str], set[RoomUser], set[TxnKey], set[str]]:
+    """Name the rooms, the users in them, the txn_ids and the joiners of a batch."""
+    rooms, people, txns, joiners = set(), set(), set(), set()
     for draft in drafts:
         room = draft.room.name
         rooms.add(room)
@@ -154,7 +191,9 @@ def touched(drafts: Iterable[Draft]) -> tuple[set[str], set[RoomUser], set[TxnKe
             people.add((room, str(draft.body["username"])))
         if draft.txn_id is not None:
             txns.add((room, draft.sender, draft.txn_id))
-    return rooms, people, txns
+        if draft.limits is not None:
+            joiners.add(draft.sender)
+    return rooms, people, txns, joiners
 
 
 def fingerprint(draft: Draft) -> int:

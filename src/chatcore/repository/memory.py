@@ -62,6 +62,9 @@ class MemoryRepository:
                     self._create(draft.room)
             ledger = self._load(drafts)
             outcomes = [ledger.judge(draft) for draft in drafts]
+            for name in ledger.unmade(drafts) & self._logs.keys():
+                self._skeletons.remove(("room", skeleton(name)))
+                del self._logs[name]
             for draft, stored in ledger.stored:
                 log = self._logs[draft.room.name]
                 log.events.append(stored.event)
@@ -76,7 +79,7 @@ class MemoryRepository:
             return outcomes
 
     def _load(self, drafts: Sequence[Draft]) -> Ledger:
-        rooms, people, txns = touched(drafts)
+        rooms, people, txns, joiners = touched(drafts)
         logs = {name: self._logs[name] for name in rooms if name in self._logs}
         return Ledger(
             rooms={
@@ -90,6 +93,14 @@ class MemoryRepository:
                 if room in logs and username in logs[room].members
             },
             txns={key: self._txns[key] for key in txns if key in self._txns},
+            roles={
+                username: {
+                    name: log.members[username].role
+                    for name, log in self._logs.items()
+                    if username in log.members
+                }
+                for username in joiners
+            },
         )
 
     def stored(self, drafts: Sequence[Draft], outcomes: Sequence[Outcome]) -> Sequence[bool]:
@@ -193,8 +204,11 @@ class MemoryRepository:
         with self._lock:
             return self._users.get(username)
 
-    def add_token(self, digest: bytes, username: str, expires: datetime) -> None:
+    def add_token(self, digest: bytes, username: str, expires: datetime, now: datetime) -> None:
         with self._lock:
+            self._tokens = {
+                d: kept for d, kept in self._tokens.items() if kept[0] != username or kept[1] > now
+            }
             self._tokens[digest] = (username, expires)
 
     def token(self, digest: bytes, now: datetime) -> tuple[User, datetime] | None:

@@ -75,6 +75,8 @@ class SqlRepository:
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
         self._sql = _Statements(dialect)
+        self._unread = False
+        """Whether others have written what `foreign_heads` could not read yet."""
 
     # The log.
 
@@ -88,6 +90,9 @@ class SqlRepository:
             outcomes = [ledger.judge(draft) for draft in drafts]
             if not ledger.stored:
                 return outcomes
+            unmade = [[room_ids[name]] for name in ledger.unmade(drafts) if name in room_ids]
+            if unmade:
+                connection.execute(sql.remove_rooms, _given(unmade))
             connection.execute(
                 sql.add_events,
                 _given(
@@ -149,13 +154,17 @@ class SqlRepository:
     def _load(
         self, connection: sa.Connection, drafts: Sequence[Draft]
     ) -> tuple[Ledger, dict[str, int], dict[str, int]]:
-        sql, (names, people, retries) = self._sql, touched(drafts)
+        sql, (names, people, retries, joiners) = self._sql, touched(drafts)
         given: _Given = {
             "rooms": [[name] for name in names],
             "people": [*people],
             "txns": [*retries],
+            "joiners": [[username] for username in joiners],
         }
-        found_rooms, found_users, found_txns = _loaded(connection, sql.load, given)
+        found_rooms, found_users, found_txns, found_roles = _loaded(connection, sql.load, given)
+        roles: dict[str, dict[str, str]] = {username: {} for username in joiners}
+        for username, room, role in found_roles:
+            roles[username][room] = role
         ledger = Ledger(
             rooms={name: RoomState(*state) for name, _, *state in found_rooms},
             users={username for _, username, *_ in found_users},
@@ -168,6 +177,7 @@ class SqlRepository:
                 (room, username, txn_id): Txn(seq, moment(timestamp), fingerprint)
                 for room, username, txn_id, seq, timestamp, fingerprint in found_txns
             },
+            roles=roles,
         )
         room_ids = {name: room_id for name, room_id, *_ in found_rooms}
         user_ids = {username: user_id for _, username, user_id, *_ in found_users}
@@ -202,11 +212,19 @@ class SqlRepository:
             return first, head, newest
 
     def foreign_heads(self, rooms: Sequence[str]) -> Mapping[str, int]:
-        if not self._dialect.written_by_others():
+        # Remembered until the heads are read: the dialect tells of a change once.
+        self._unread = self._dialect.written_by_others() or self._unread
+        if not self._unread:
             return {}
-        given: _Given = {"rooms": [[name] for name in rooms], "people": [], "txns": []}
+        given: _Given = {
+            "rooms": [[name] for name in rooms],
+            "people": [],
+            "txns": [],
+            "joiners": [],
+        }
         with self._dialect.reading() as connection:
-            found, _, _ = _loaded(connection, self._sql.load, given)
+            found, *_ = _loaded(connection, self._sql.load, given)
+        self._unread = False
         return {name: head for name, _, _, _, _, head, _ in found}
 
     def read(self, room: str, after: int, upto: int, limit: int) -> Sequence[Durable]:
@@ -276,11 +294,13 @@ class SqlRepository:
             row = connection.execute(self._sql.user, {"username": username}).one_or_none()
         return (User(row.username, row.display_name), row.password_hash) if row else None
 
-    def add_token(self, digest: bytes, username: str, expires: datetime) -> None:
-        self._write(
-            self._sql.add_token,
-            {"digest": digest, "username": username, "expires": milliseconds(expires)},
-        )
+    def add_token(self, digest: bytes, username: str, expires: datetime, now: datetime) -> None:
+        token = {"digest": digest, "username": username, "expires": milliseconds(expires)}
+        with self._dialect.writing() as connection:
+            expired = {"username": username, "now": milliseconds(now)}
+            connection.execute(self._sql.remove_expired, expired)
+            connection.execute(self._sql.add_token, token)
+            _commit(connection)
 
     def token(self, digest: bytes, now: datetime) -> tuple[User, datetime] | None:
         with self._dialect.reading() as connection:
@@ -417,11 +437,19 @@ class _Statements:
                 ),
             )
         )
-        # One statement for all three: most of what a lone send costs is each statement's own.
+        row = given("username", by="joiners")
+        load_roles = taken(
+            sa.select(row.c.username, rooms.c.name, members.c.role)
+            .join_from(row, users, users.c.username == row.c.username)
+            .join(members, members.c.user_id == users.c.id)
+            .join(rooms, rooms.c.id == members.c.room_id)
+        )
+        # One statement for all four: most of what a lone send costs is each statement's own.
         self.load = sa.select(
             load_rooms.scalar_subquery().label("rooms"),
             load_standings.scalar_subquery().label("people"),
             load_txns.scalar_subquery().label("txns"),
+            load_roles.scalar_subquery().label("joiners"),
         )
         row = given("room", "seq", "draft")
         self.load_drafts = taken(
@@ -452,6 +480,8 @@ class _Statements:
         self.remove_members = sa.delete(members).where(
             sa.tuple_(members.c.room_id, members.c.user_id).in_(sa.select(*row.c))
         )
+        row = given("id")
+        self.remove_rooms = sa.delete(rooms).where(rooms.c.id.in_(sa.select(row.c.id)))
         row = given("room_id", "user_id", "txn_id", "seq", "timestamp", "fingerprint")
         self.add_txns = sa.insert(txns).from_select(list(row.c.keys()), sa.select(*row.c))
 
@@ -539,3 +569,4 @@ class _Statements:
         )
         self.remove_token = sa.delete(tokens).where(tokens.c.digest == param("digest"))
         self.remove_tokens = sa.delete(tokens).where(tokens.c.user_id == user_id)
+        self.remove_expired = self.remove_tokens.where(tokens.c.expires <= param("now"))

@@ -31,6 +31,8 @@ class SqliteRepository(SqlRepository):
     def __init__(self, path: str | os.PathLike[str], *, busy_seconds: float = 5.0) -> None:
         self._path = Path(path)
         self._lock: IO[str] | None = None
+        self._file: tuple[int, int] | None = None
+        """Which file was opened, for its name may come to mean another, or none."""
         self._data_version: tuple[int, int] | None = None
         # Each write transaction takes the write lock as it begins: one that reads first
         # and then finds the lock taken could not wait for it, only fail.
@@ -40,17 +42,28 @@ class SqliteRepository(SqlRepository):
         super().__init__(self)
 
     def open(self) -> None:
-        try:
-            # Whose file it is comes first, before anything is written to it, WAL's mark included.
-            with self._plainly(), self._visitor.connect() as connection:
-                check(connection, str(self._path))
+        with self._opening():
+            self._check()
             with self.writing() as connection:
                 migrate(connection, str(self._path))
                 connection.commit()
+            self._file = self._named()
+
+    @contextlib.contextmanager
+    def _opening(self) -> Iterator[None]:
+        try:
+            yield
         except Unavailable as error:
             raise SchemaError(f"Cannot open the database {self._path}: {_cause(error)}") from error
 
+    def _check(self) -> None:
+        """See whose file it is, before anything is written to it or beside it."""
+        with self._plainly(), self._visitor.connect() as connection:
+            check(connection, str(self._path))
+
     def claim(self) -> None:
+        with self._opening():
+            self._check()
         # Never a lock on the database itself: closing any handle of it would drop the
         # locks that SQLite holds there (POSIX).
         path = self._path.with_name(self._path.name + ".lock")
@@ -87,8 +100,24 @@ class SqliteRepository(SqlRepository):
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[sa.Connection]:
+        self._check_file()
         with self._plainly(), self._writer.connect() as connection:
             yield connection
+
+    def _named(self) -> tuple[int, int] | None:
+        try:
+            found = self._path.stat()
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def _check_file(self) -> None:
+        """Raise SchemaError where what is written now would be lost: in a file without a name."""
+        if self._file is not None and self._named() != self._file:
+            raise SchemaError(
+                f"The database {self._path} was deleted or replaced while it was open;"
+                " stop the server before you do that"
+            )
 
     @contextlib.contextmanager
     def _plainly(self) -> Iterator[None]:
@@ -104,6 +133,7 @@ class SqliteRepository(SqlRepository):
             raise self.explain(error) from error
 
     def written_by_others(self) -> bool:
+        self._check_file()
         # Of one connection's own commits this number knows nothing, so it is the writer's.
         with self._plainly(), contextlib.closing(self._writer.raw_connection()) as connection:
             (version,) = connection.cursor().execute("PRAGMA data_version").fetchone()

@@ -1,0 +1,693 @@
+"""Take part in a chat from far away, through whatever happens to the connection.
+
+A Client outlives its connections.  What was asked and not answered waits in `_asked`,
+in order; for each room joined there is a position, the last event that was given to
+the user.  A new connection logs in, joins each room again from its position, and
+then asks again what has no answer.  A txn_id makes each message one message, and a
+position makes each event come once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import itertools
+import random
+import secrets
+import ssl
+from collections import deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Literal, Self
+
+import attrs
+from attrs import define, frozen
+
+from chat_transports.pipe import CannotConnect, Pipe, address, dial
+from chatcore import commands
+from chatcore.codec import PROTOCOL, JsonLines
+from chatcore.commands import Command, Since
+from chatcore.errors import (
+    BadCredentials,
+    ChatError,
+    Forbidden,
+    Internal,
+    LinkClosed,
+    NotFound,
+    NotMember,
+    RateLimited,
+    TooLarge,
+    Unavailable,
+)
+from chatcore.events import (
+    Answer,
+    Bye,
+    Close,
+    Connected,
+    Durable,
+    Event,
+    Hello,
+    JoinReply,
+    LeaveReply,
+    LoginReply,
+    LogoutReply,
+    Lost,
+    Member,
+    MembershipChanged,
+    Message,
+    Notice,
+    Other,
+    Presence,
+    Reconnecting,
+    RegisterReply,
+    Reply,
+    Reset,
+    Resumed,
+    Told,
+)
+from chatcore.model import Limits, Membership, Rate, User
+from chatcore.names import room_name
+from chatcore.participant import Participant, R
+
+__all__ = ["Backoff", "CannotConnect", "Client", "connect"]
+
+CONNECT_SECONDS = 5.0
+"""How long an address has to answer with its hello."""
+LOGIN_SECONDS = 30.0
+"""How long it may then check a password; many may wait for theirs."""
+EVENTS_HELD = 256
+"""Events that wait for whoever iterates, before no more are read for their sake."""
+EVENTS_MOST = 1_024
+"""Events held while answers are read past them; a room's next ones are asked for again later."""
+
+_REPEATABLE = (
+    commands.Send
+    | commands.Leave
+    | commands.Join
+    | commands.Rooms
+    | commands.History
+    | commands.Who
+    | commands.Members
+    | commands.Ping
+)
+"""Commands that do no harm the second time: they have a txn_id, or change nothing twice."""
+
+
+@frozen
+class Backoff:
+    """Seconds between one try and the next: random, up to `first`, doubled until `most`.
+
+    Where the server said when to come back, that is what counts for the first try.
+    """
+
+    first: float = 1.0
+    most: float = 30.0
+
+    def delay(self, failures: int) -> float:
+        """Return how long to wait after so many failures, 0 for a connection that was lost."""
+        return random.uniform(0, min(self.most, self.first * 2.0 ** min(failures, 30)))
+
+
+@asynccontextmanager
+async def connect(
+    url: str,
+    *,
+    username: str | None = None,
+    password: str | None = None,
+    token: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    tls: ssl.SSLContext | None = None,
+    backoff: Backoff | None = None,
+) -> AsyncIterator[Client]:
+    """Take part in the chat at a ws, wss, tcp, tcps, http or https address, until the block ends.
+
+    Logs in with username and password, or with a token; with neither, use `register`
+    or `login`.  `headers` go with the WebSocket's handshake, for a host with its own
+    login.  `tls` is used in place of the default context.
+
+    Raises ValueError for an address that is none, CannotConnect where no chat server
+    answers in CONNECT_SECONDS, and BadCredentials.  From then on a lost connection is
+    the client's own affair: the iteration tells of it, and no call fails for it.
+    """
+    login: commands.Login | None = None
+    if token is not None or username is not None or password is not None:
+        login = commands.Login(username, password, token)
+    async with Client(address(url), login, headers, tls, backoff or Backoff()) as client:
+        yield client
+
+
+@define(eq=False)
+class _Asked:
+    """A command on its way to an answer."""
+
+    id: int
+    command: Command
+    frame: bytes
+    answer: asyncio.Future[Reply]
+    own: bool = False
+    """Asked by the client itself, for the connection that there is now."""
+    sent: bool = False
+    """On the connection that there is now."""
+    before: bool = False
+    """Sent once already, with no answer that could be relied on."""
+
+
+@define
+class _Position:
+    """Where this client is in a room's log: `seq` is the last event that was given."""
+
+    epoch: str
+    seq: int
+    joining: bool = False
+    """Being joined again: what comes before the reply does not count."""
+    away: bool = False
+    """The connection was lost since."""
+    behind: bool = False
+    """Something did not come, or had no room; it is asked for when there is room."""
+    leaving: bool = False
+    """The user has left; the event that says so is on its way."""
+
+
+class _Pace:
+    """The server's token bucket for messages, as seen from here.  Times are the loop's."""
+
+    def __init__(self) -> None:
+        self.rate: Rate | None = None
+        self._due = 0.0
+        self._not_before = 0.0
+
+    def wait(self, now: float) -> float:
+        """Return the seconds until one more may go, 0 or less for now."""
+        if self.rate is None:
+            return self._not_before - now
+        return max(self._not_before, self._due - (self.rate.burst - 1) / self.rate.rate) - now
+
+    def take(self, now: float) -> None:
+        if self.rate is not None:
+            self._due = max(self._due, now) + 1 / self.rate.rate
+
+    def pause(self, until: float) -> None:
+        self._not_before = max(self._not_before, until)
+
+
+class Client(Participant):
+    """A participant whose connection may come and go.
+
+    A method called while there is no connection waits for the next one; so does one
+    whose answer was lost, and its message is still stored once.  Only `create`,
+    `register`, `login` and `logout` raise Unavailable when their answer is lost with
+    the connection: whether they were done is not known.  Put a call into
+    `asyncio.timeout` where waiting must have an end.
+
+    `send` keeps to the rate that the server told, and waits where the server asks it to.
+
+    Between events the iteration has notices: Reconnecting, Connected, and for each
+    room then Resumed, Reset or Lost.  It ends when the server will not have the
+    client back; `error` then says why.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        login: commands.Login | None,
+        headers: Mapping[str, str] | None,
+        tls: ssl.SSLContext | None,
+        backoff: Backoff,
+    ) -> None:
+        self.hello: Hello | None = None
+        """The server's last one."""
+        self.state: Literal["connecting", "connected", "reconnecting", "closed"] = "connecting"
+        self.error: ChatError | None = None
+        """Why the client is closed, where it was not by its own wish."""
+        self.token: str | None = login.token if login else None
+        """What proves the login from now on; keep it as you would a password."""
+        self._password = login if login and login.token is None else None
+        self._dial = partial(dial, target, headers=headers, tls=tls)
+        self._backoff = backoff
+        self._failures = 0
+        """Connections in a row that came to nothing."""
+        self._wire = JsonLines(Limits())
+        self._user: User | None = None
+        self._memberships: Sequence[Membership] = ()
+        self._logged_out = False
+        self._bye: Bye | None = None
+        self._ids = itertools.count(1)
+        self._txn = secrets.token_hex(8)
+        self._asked: dict[int, _Asked] = {}
+        # What is to be sent: durable commands in the order of their ids, at the server's
+        # pace; all others at once.
+        self._at_once: deque[_Asked] = deque()
+        self._durable: list[tuple[int, _Asked]] = []
+        self._unanswered = 0
+        """How many were sent on this connection and have no answer yet."""
+        self._pace = _Pace()
+        self._rooms: dict[str, _Position] = {}
+        self._events: deque[Event | Notice] = deque()
+        self._changed = asyncio.Event()
+        self._opened: asyncio.Future[None]
+
+    async def __aenter__(self) -> Self:
+        self._opened = asyncio.get_running_loop().create_future()
+        self._living = asyncio.create_task(self._live())
+        try:
+            await asyncio.shield(self._opened)
+        except BaseException:
+            await self._stop()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stop()
+
+    async def _stop(self) -> None:
+        self._living.cancel()
+        await asyncio.wait([self._living])
+        if not self._living.cancelled():
+            self._living.result()  # a defect, if anything
+
+    @property
+    def user(self) -> User | None:
+        return self._user
+
+    @property
+    def memberships(self) -> Sequence[Membership]:
+        return self._memberships
+
+    async def __anext__(self) -> Event | Notice:
+        while not self._events:
+            if self.state == "closed":
+                raise StopAsyncIteration
+            for room, position in self._rooms.items():
+                if position.behind:
+                    self._join_again(room, position)
+            await self._change()
+        event = self._events.popleft()
+        self._changed.set()
+        return event
+
+    # Accounts.
+
+    async def register(self, username: str, password: str) -> User:
+        """Create an account and log in.  Raises Invalid, Conflict, RateLimited."""
+        reply = await self._ask(commands.Register(username, password), RegisterReply)
+        self._password = commands.Login(username, password)
+        return reply.user
+
+    async def login(
+        self, username: str | None = None, password: str | None = None, *, token: str | None = None
+    ) -> User:
+        """Log in with username and password, or with a token.  Raises BadCredentials."""
+        login = commands.Login(username, password, token)
+        reply = await self._ask(login, LoginReply)
+        if token is None:
+            self._password = login
+        return reply.user
+
+    async def logout(self, *, everywhere: bool = False) -> None:
+        """Revoke the token, or all of the user's; the server then ends the connection."""
+        await self._ask(commands.Logout(everywhere), LogoutReply)
+
+    # Asking.
+
+    async def _ask(self, command: Command, expected: type[R]) -> R:
+        if self.state == "closed":
+            raise self._gone()
+        if isinstance(command, commands.Send) and command.txn_id is None:
+            command = attrs.evolve(command, txn_id=f"{self._txn}:{next(self._ids)}")
+        asked = self._new(command)
+        assert self.hello is not None
+        if len(asked.frame) > self.hello.limits.frame_bytes:
+            raise TooLarge(f"A command has at most {self.hello.limits.frame_bytes} bytes")
+        self._asked[asked.id] = asked
+        self._queue(asked)
+        reply = await asked.answer
+        if not isinstance(reply, expected):
+            raise Internal("The server answered something else")
+        return reply
+
+    def _new(self, command: Command, *, own: bool = False) -> _Asked:
+        id = next(self._ids)
+        answer = asyncio.get_running_loop().create_future()
+        return _Asked(id, command, self._wire.command(command, id), answer, own)
+
+    def _queue(self, asked: _Asked) -> None:
+        if isinstance(asked.command, commands.Durable):
+            heapq.heappush(self._durable, (asked.id, asked))
+        else:
+            self._at_once.append(asked)
+        self._changed.set()
+
+    def _ask_myself(self, command: Command) -> None:
+        """Ask before anything else; the answer is for this client, not for its user."""
+        asked = self._new(command, own=True)
+        self._asked[asked.id] = asked
+        self._at_once.appendleft(asked)
+        self._changed.set()
+
+    def _join_again(self, room: str, position: _Position) -> None:
+        position.joining, position.behind = True, False
+        self._ask_myself(commands.Join(room, Since(position.epoch, position.seq)))
+
+    # The connection, again and again.
+
+    async def _live(self) -> None:
+        error: ChatError | None = None
+        try:
+            while True:
+                error = await self._connection()
+                if not self._opened.done():
+                    self._opened.set_exception(error)
+                    return
+                if self._bye is not None and not self._bye.reconnect:
+                    return
+                if not error.retryable and not isinstance(error, Internal):
+                    return
+                delay = (error.retry_after or 0) + self._backoff.delay(self._failures)
+                self._failures += 1
+                self.state = "reconnecting"
+                if self._events and isinstance(self._events[-1], Reconnecting):
+                    self._events.pop()
+                self._tell(Reconnecting(error.message, delay))
+                await asyncio.sleep(delay)
+                error = None
+        finally:
+            self.state, self.error = "closed", None if self._logged_out else error
+            self._changed.set()
+            for asked in self._asked.values():
+                if not asked.answer.done() and not asked.own:
+                    asked.answer.set_exception(self._gone())
+
+    async def _connection(self) -> ChatError:
+        """Have one connection, from its hello to its end; return why it ended."""
+        self._bye = None
+        pipe: Pipe | None = None
+        patience = CONNECT_SECONDS
+        try:
+            async with asyncio.timeout(patience):
+                pipe = await self._dial()
+                await self._greet(pipe)
+            patience = LOGIN_SECONDS
+            async with asyncio.timeout(patience):
+                await self._log_in(pipe)
+            await self._converse(pipe)
+        except TimeoutError:
+            return CannotConnect(f"no answer in {patience:.0f} seconds")
+        except ChatError as error:
+            return error
+        except LinkClosed:
+            pass
+        finally:
+            if pipe is not None:
+                await pipe.close()
+        return self._farewell()
+
+    def _farewell(self) -> ChatError:
+        bye = self._bye
+        if bye is None:
+            return Unavailable("the connection was lost")
+        kind = BadCredentials if bye.code in (Close.BAD_TOKEN, Close.REVOKED) else Unavailable
+        return kind(bye.reason, retry_after=bye.retry_after)
+
+    async def _greet(self, pipe: Pipe) -> None:
+        match await self._told(pipe):
+            case Hello(v=version) as hello if version == PROTOCOL:
+                self.hello = hello
+                self._pace.rate = hello.limits.messages
+            case _:
+                raise CannotConnect("what answers is no chat server that this client understands")
+
+    async def _told(self, pipe: Pipe) -> Told | None:
+        """Return what the server says next.  Raises LinkClosed for its bye too."""
+        told = self._wire.told(await pipe.next())
+        if isinstance(told, Bye):
+            self._bye = told
+            raise LinkClosed
+        return told
+
+    async def _log_in(self, pipe: Pipe) -> None:
+        """Log in with the token, or where that is none any more, with the password."""
+        assert self.hello is not None
+        if self.hello.user is not None:
+            self._user, self._memberships = self.hello.user, self.hello.rooms or ()
+            return
+        if self.token is not None:
+            try:
+                await self._prove(pipe, commands.Login(token=self.token))
+                return
+            except BadCredentials:
+                if self._password is None:
+                    raise
+        if self._password is not None:
+            await self._prove(pipe, self._password)
+
+    async def _prove(self, pipe: Pipe, login: commands.Login) -> None:
+        id = next(self._ids)
+        await pipe.send(self._wire.command(login, id))
+        while True:
+            match await self._told(pipe):
+                case Answer(answered, LoginReply() as reply) if answered == id:
+                    self._logged_in(reply)
+                    return
+                case Answer(answered, ChatError() as error) if answered == id:
+                    raise error
+
+    def _logged_in(self, reply: LoginReply) -> None:
+        self.token, self._user, self._memberships = reply.token, reply.user, reply.rooms
+
+    async def _converse(self, pipe: Pipe) -> None:
+        """Exchange commands and events until the connection ends.  Raises LinkClosed, ChatError."""
+        self._resume()
+        both = [asyncio.create_task(self._read(pipe)), asyncio.create_task(self._write(pipe))]
+        try:
+            done, _ = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in both:
+                task.cancel()
+            await asyncio.gather(*both, return_exceptions=True)
+            self._part()
+
+    def _resume(self) -> None:
+        """Begin where the last connection ended: in each room after what was given of it."""
+        if self._opened.done():
+            self._tell(Connected())
+        else:
+            self._opened.set_result(None)
+        self.state = "connected"
+        mine = {membership.room.name for membership in self._memberships}
+        for room, position in list(self._rooms.items()):
+            if room in mine:
+                self._join_again(room, position)
+            else:
+                # Not asked for again: joining would make a member of somebody who was removed.
+                self._lose(room, NotMember(f"You are no longer a member of {room}"))
+
+    def _part(self) -> None:
+        """Put what has no answer back in its place, for the next connection."""
+        self._unanswered = 0
+        self._at_once.clear()
+        self._durable.clear()
+        asked, self._asked = self._asked, {}
+        for each in asked.values():
+            if each.own or each.answer.done():
+                continue
+            if each.sent and not isinstance(each.command, _REPEATABLE):
+                each.answer.set_exception(
+                    Unavailable("The connection was lost, and whether this was done is not known")
+                )
+                continue
+            each.before, each.sent = each.before or each.sent, False
+            self._asked[each.id] = each
+            self._queue(each)
+        self._rooms = {
+            room: _Position(position.epoch, position.seq, away=True)
+            for room, position in self._rooms.items()
+            if not position.leaving
+        }
+
+    # Going up.
+
+    async def _write(self, pipe: Pipe) -> None:
+        while True:
+            asked, seconds = self._next()
+            if asked is None:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(seconds):
+                        await self._change()
+                continue
+            asked.sent = True
+            self._unanswered += 1
+            await pipe.send(asked.frame)
+
+    def _next(self) -> tuple[_Asked | None, float | None]:
+        """Return what to send now; or None, and in how many seconds there may be something."""
+        assert self.hello is not None
+        if self._unanswered >= self.hello.limits.in_flight:
+            return None, None
+        while self._at_once:
+            asked = self._at_once.popleft()
+            if not self._given_up(asked):
+                return asked, None
+        while self._durable:
+            asked = self._durable[0][1]
+            if self._given_up(asked):
+                heapq.heappop(self._durable)
+                continue
+            now = asyncio.get_running_loop().time()
+            seconds = self._pace.wait(now)
+            if seconds > 0:
+                return None, seconds
+            self._pace.take(now)
+            heapq.heappop(self._durable)
+            return asked, None
+        return None, None
+
+    def _given_up(self, asked: _Asked) -> bool:
+        """Forget a command whose caller was cancelled before it was sent."""
+        if asked.answer.done():
+            del self._asked[asked.id]
+            return True
+        return False
+
+    # Coming down.
+
+    async def _read(self, pipe: Pipe) -> None:
+        assert self.hello is not None
+        silent = False
+        while True:
+            # Answers come behind events: while one is awaited, reading goes on.
+            while len(self._events) >= EVENTS_HELD and not self._asked:
+                await self._change()
+            try:
+                async with asyncio.timeout(self.hello.ping):
+                    told = await self._told(pipe)
+            except TimeoutError:
+                if silent:
+                    raise Unavailable("the server has fallen silent") from None
+                silent = True
+                self._ask_myself(commands.Ping())
+                continue
+            silent = False
+            self._take(told)
+
+    def _take(self, told: Told | None) -> None:
+        match told:
+            case Answer(int(id), outcome) if id in self._asked and self._asked[id].sent:
+                self._answered(self._asked[id], outcome)
+            case Message() | Member():
+                self._follow(told.room, told.seq, told)
+            case Other(room, int(seq)):
+                self._follow(room, seq, None)
+            case MembershipChanged():
+                self._tell(told)
+            case Presence() if len(self._events) < EVENTS_MOST:
+                self._tell(told)
+
+    def _answered(self, asked: _Asked, outcome: Reply | ChatError) -> None:
+        self._unanswered -= 1
+        self._changed.set()
+        if isinstance(asked.command, commands.Durable):
+            if isinstance(outcome, RateLimited | Unavailable):
+                self._once_more(asked, outcome)
+                return
+            if isinstance(asked.command, commands.Leave):
+                outcome = self._left(asked.command, outcome, before=asked.before)
+        del self._asked[asked.id]
+        if not isinstance(outcome, ChatError):
+            self._failures = 0
+        if asked.own:
+            if isinstance(asked.command, commands.Join):
+                self._joined_again(asked.command, outcome)
+            return
+        match outcome:
+            case JoinReply():
+                self._joined(asked.command, outcome)
+            case LoginReply():
+                self._logged_in(outcome)
+            case LogoutReply():
+                self._logged_out = True
+        if asked.answer.done():
+            return
+        if isinstance(outcome, ChatError):
+            asked.answer.set_exception(outcome)
+        else:
+            asked.answer.set_result(outcome)
+
+    def _once_more(self, asked: _Asked, refusal: ChatError) -> None:
+        """Put a durable command back, to be sent when the server may have it."""
+        asked.sent, asked.before = False, True
+        seconds = refusal.retry_after or self._backoff.first
+        self._pace.pause(asyncio.get_running_loop().time() + seconds)
+        self._queue(asked)
+
+    def _left(
+        self, command: commands.Leave, outcome: Reply | ChatError, *, before: bool
+    ) -> Reply | ChatError:
+        if isinstance(outcome, NotMember) and before:
+            outcome = LeaveReply(room_name(command.room))  # the first time did it
+        if isinstance(outcome, LeaveReply) and (position := self._rooms.get(outcome.room)):
+            position.leaving = True
+        return outcome
+
+    def _joined(self, command: Command, reply: JoinReply) -> None:
+        assert isinstance(command, commands.Join)
+        seq = reply.head
+        if reply.recovered and command.since is not None:
+            seq = reply.events[-1].seq if reply.events else command.since.seq
+        self._rooms[reply.room.name] = _Position(reply.epoch, seq)
+
+    def _joined_again(self, command: commands.Join, outcome: Reply | ChatError) -> None:
+        position = self._rooms.get(command.room)
+        if position is None:
+            return
+        match outcome:
+            case JoinReply(recovered=True):
+                if position.away:
+                    self._tell(Resumed(command.room, outcome.head - position.seq))
+                position.joining = position.away = False
+                for event in outcome.events:
+                    self._follow(command.room, event.seq, event)
+            case JoinReply():
+                self._rooms[command.room] = _Position(outcome.epoch, outcome.head)
+                self._tell(Reset(command.room, outcome))
+            case NotFound() | Forbidden():
+                self._lose(command.room, outcome)
+            case ChatError():
+                raise outcome  # which ends this connection; the next may do better
+
+    def _lose(self, room: str, error: ChatError) -> None:
+        del self._rooms[room]
+        self._tell(Lost(room, error))
+
+    def _follow(self, room: str, seq: int, event: Durable | Other | None) -> None:
+        """Give an event if it is the next of its room, and see to it that the next one comes."""
+        position = self._rooms.get(room)
+        if position is None or position.joining or position.behind or seq <= position.seq:
+            return
+        if seq > position.seq + 1 or len(self._events) >= EVENTS_MOST:
+            position.behind = True
+            self._changed.set()
+            return
+        position.seq = seq
+        if not isinstance(event, Message | Member):
+            return
+        self._tell(event)
+        me = self._user.username if self._user else None
+        if isinstance(event, Member) and event.ends and event.username == me:
+            del self._rooms[room]
+
+    def _tell(self, what: Event | Notice) -> None:
+        self._events.append(what)
+        self._changed.set()
+
+    def _gone(self) -> Unavailable:
+        return Unavailable(
+            "The client is closed" + (f": {self.error.message}" if self.error else "")
+        )
+
+    async def _change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Generator
 from typing import Any
 
@@ -21,6 +22,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="how many times a campaign kills the server (20; the figures in the docs need 100)",
     )
     parser.addoption(
+        "--cuts",
+        type=int,
+        default=30,
+        help="how many connections a campaign cuts (30; the figures in the docs need 500)",
+    )
+    parser.addoption(
+        "--seed", type=int, help="what a campaign's chances are drawn from; it is printed"
+    )
+    parser.addoption(
         "--long", action="store_true", help="run the state machine for minutes, not seconds"
     )
 
@@ -32,6 +42,19 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture
 def cycles(request: pytest.FixtureRequest) -> int:
     return int(request.config.getoption("--cycles"))
+
+
+@pytest.fixture
+def cuts(request: pytest.FixtureRequest) -> int:
+    return int(request.config.getoption("--cuts"))
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    given = request.config.getoption("--seed")
+    seed = random.randrange(1 << 32) if given is None else int(given)
+    print(f"to repeat this: --seed {seed}")  # noqa: T201 - pytest shows it where a test failed
+    return seed
 
 
 @pytest.hookimpl(wrapper=True)

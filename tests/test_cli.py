@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import re
 import signal
 import socket
@@ -15,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from chat_cli import wire
 from chat_cli.printable import printable
+from chat_transports.pipe import address
 from chatcore.testing import PATIENCE
 from tests.support import PASSWORD, ServerProcess, present, serving
 from tests.terminal import Pane, Tmux
@@ -88,7 +89,7 @@ async def entered(tmux: Tmux, url: str, name: str, *, width: int = 80, height: i
     pane = await tmux.open(*CLIENT, "connect", url, width=width, height=height)
     await pane.until_shown("Choose an option:")
     await pane.enter("1", name, PASSWORD)
-    await pane.until(lambda lines: "Online" in "".join(lines[-2:-1]) and lines[-1] == ">")
+    await pane.until(lambda lines: "Online" in "".join(lines[-2:-1]) and lines[-1] == "lobby>")
     return pane
 
 
@@ -157,9 +158,34 @@ class TestPipe:
             "Goodbye!",
         ]
 
+    async def test_goes_from_room_to_room(self, server: ServerProcess) -> None:
+        url = server.urls["ws"]
+        async with present(url, "bob") as bob:
+            await bob.do("create", room="tea", title="Tea time")
+            typed = ["/rooms", "/join Tea", "hi", "/whoami", "/join lobby", "/leave tea"]
+            typed += ["/history 5", "/history x", "/leave", "nobody hears"]
+            status, lines = await piped(url, "1", "ada", PASSWORD, *typed)
+        assert status == 0
+        assert lines[8:] == [
+            "* lobby  Lobby",
+            "  tea  Tea time",
+            "[System] Joined tea as ada; /help lists the commands",
+            "[System] Online (1): ada",
+            "[HH:MM] ada: hi",
+            "[System] You are ada, in lobby, tea",
+            "[System] You are no longer in tea",
+            "/history takes a number, 1 or more",
+            "[System] You are no longer in lobby",
+            "You are in no room: /join one",
+            "Goodbye!",
+        ]
+
     async def test_help_names_every_command(self, server: ServerProcess) -> None:
         _, lines = await piped(server.urls["ws"], "1", "ada", PASSWORD, "/help")
-        assert [line.split()[0] for line in lines[8:-1]] == ["/users", "/help", "/exit", "//text"]
+        assert [line.split()[0] for line in lines[8:-1]] == [
+            *("/users", "/rooms", "/join", "/leave", "/history", "/whoami"),
+            *("/help", "/exit", "//text"),
+        ]
 
     async def test_loses_nothing_to_the_rate_limit(self, server: ServerProcess) -> None:
         sent = [f"message {number}" for number in range(14)]  # four more than go at once
@@ -183,12 +209,6 @@ class TestPipe:
     async def test_end_of_input_at_the_menu_is_status_0(self, server: ServerProcess) -> None:
         assert (0, [*MENU, "Goodbye!"]) == await piped(server.urls["ws"])
 
-    async def test_an_ending_server_is_status_1(self, server: ServerProcess) -> None:
-        async with joined(server, "ada") as (process, stdout):
-            server.signal(signal.SIGTERM)
-            assert await stdout.read() == b"[System] Disconnected from server: shutdown\n"
-            assert await process.wait() == 1
-
     async def test_ctrl_c_is_status_0(self, server: ServerProcess) -> None:
         async with joined(server, "ada") as (process, stdout):
             process.send_signal(signal.SIGINT)
@@ -209,9 +229,11 @@ class TestTerminal:
         bob = await entered(tmux, server.urls["tcp"], "bob", width=40, height=12)
         await ada.until_shown("[System] bob joined")
         await ada.type("half a thou")
-        await ada.until(lambda lines: lines[-1] == "> half a thou")
+        await ada.until(lambda lines: lines[-1] == "lobby> half a thou")
         await bob.enter("hi ada")
-        await ada.until(lambda lines: "bob: hi ada" in lines[-2] and lines[-1] == "> half a thou")
+        await ada.until(
+            lambda lines: "bob: hi ada" in lines[-2] and lines[-1] == "lobby> half a thou"
+        )
         await ada.type("ght")
         await ada.press("Enter")
         await bob.until_shown("ada: half a thought")
@@ -223,7 +245,7 @@ class TestTerminal:
             "[HH:MM] bob: hi ada",
             "[HH:MM] ada: half a thought",
             "[System] Online (2): ada, bob",
-            ">",
+            "lobby>",
         ]
         seen = await bob.lines()
         assert sum("hi ada" in line for line in seen) == 1
@@ -261,22 +283,31 @@ class TestTerminal:
         await pane.until(lambda lines: lines[-1].startswith("Username:"))
         await pane.press("Up")
         await pane.enter("ada", PASSWORD)
-        await pane.until(lambda lines: lines[-1] == ">")
+        await pane.until(lambda lines: lines[-1] == "lobby>")
         await pane.press("Up")
         await pane.enter("only this")
         seen = await pane.until_shown("ada: only this")
         assert not [line for line in seen if "horse" in line]
 
-    async def test_an_ending_server_takes_the_input_line_away(
-        self, server: ServerProcess, tmux: Tmux
+    async def test_comes_back_with_what_was_missed_and_typed(
+        self, tmux: Tmux, tmp_path: Path
     ) -> None:
-        ada = await entered(tmux, server.urls["ws"], "ada")
-        await ada.type("half a thou")
-        await ada.until_shown("> half a thou")
-        server.signal(signal.SIGTERM)
-        assert await ada.status() == 1
-        farewell = "[System] Disconnected from server: shutdown"
-        await ada.until(lambda lines: lines[-1] == farewell)
+        database = tmp_path / "chat.db"
+        async with serving(database, transports=["ws"]) as server:
+            url = server.urls["ws"]
+            ada = await entered(tmux, url, "ada")
+            server.signal(signal.SIGKILL)
+            await ada.until_shown("trying again")
+            await ada.enter("typed meanwhile")
+            await ada.type("half a thou")
+        port = url.split(":")[2].split("/")[0]
+        async with serving(database, "--port", port, transports=["ws"]):
+            seen = await ada.until(lambda lines: "typed meanwhile" in lines[-2])
+            assert seen[-1] == "lobby> half a thou"
+            assert any("[System] Connected again" in line for line in seen)
+            assert sum("ada: typed meanwhile" in line for line in seen) == 1
+            await ada.press("C-c")
+            assert await ada.status() == 0
 
 
 class TestNoServer:
@@ -306,8 +337,11 @@ class TestNoServer:
         ("line", "why"),
         [
             (b"SSH-2.0-OpenSSH_9.2\r\n", "what answers is no chat server"),
-            (b'{"bye":{"code":4006,"reason":"too many connections"}}\n', "too many connections"),
-            (b"", "it hung up at once"),
+            (
+                b'{"bye":{"code":4006,"reason":"too many connections","reconnect":true}}\n',
+                "too many connections",
+            ),
+            (b"", "the connection was lost"),
         ],
         ids=["stranger", "bye", "nothing"],
     )
@@ -318,17 +352,7 @@ class TestNoServer:
 
         async with await asyncio.start_server(answer, "127.0.0.1", 0) as stranger:
             url = f"tcp://127.0.0.1:{stranger.sockets[0].getsockname()[1]}"
-            with pytest.raises(wire.CannotConnect, match=why):
-                await wire.dial(url)
-
-    async def test_silence_is_an_answer_after_a_while(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(wire, "CONNECT_SECONDS", 0.05)
-        with socket.create_server(("127.0.0.1", 0)) as silent:
-            for scheme in ("ws", "tcp"):
-                with pytest.raises(wire.CannotConnect, match="no answer in"):
-                    await wire.dial(f"{scheme}://127.0.0.1:{silent.getsockname()[1]}")
+            assert f"Cannot connect to server at {url} ({why}" in await self.refused(url)
 
     @pytest.mark.parametrize("url", ["localhost:5050", "ftp://localhost", "ws://", "ws://a:b/ws"])
     async def test_an_address_that_is_none_is_a_mistake_of_use(self, url: str) -> None:
@@ -350,7 +374,7 @@ class TestNoServer:
     ],
 )
 def test_address(url: str, expected: str) -> None:
-    assert expected == wire.address(url)
+    assert expected == address(url)
 
 
 @pytest.mark.parametrize(
@@ -401,49 +425,118 @@ async def test_a_hostile_message_is_shown_as_it_is_written(
     assert not set("\u202e\x9b\x1b") & set("".join(lines))
 
 
+async def scripted(
+    directory: Path, *arguments: str, typed: str = ""
+) -> tuple[int | None, str, str]:
+    """Return the status of a command, and what it wrote to its two outputs."""
+    process = await asyncio.create_subprocess_exec(
+        *CLIENT,
+        *arguments,
+        env={**os.environ, "XDG_STATE_HOME": str(directory)},
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(PATIENCE):
+        out, err = await process.communicate(typed.encode())
+    return process.returncode, out.decode(), err.decode()
+
+
+async def test_a_script_logs_in_once_and_sends_and_reads(
+    server: ServerProcess, tmp_path: Path
+) -> None:
+    url = server.urls["ws"]
+    login = ("login", url, "--username", "ada", "--password-stdin", "--register")
+    status, _, err = await scripted(tmp_path, *login, typed=f"{PASSWORD}\n")
+    assert (status, err) == (0, "")
+    file = tmp_path / "chatcore" / "tokens.json"
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert file.parent.stat().st_mode & 0o777 == 0o700
+
+    assert (0, "", "") == await scripted(tmp_path, "send", "--server", url, "hi", "there")
+    assert (0, "", "") == await scripted(tmp_path, "send", "--server", url, typed="one\n\n2 ☃\n")
+    tail = ("tail", "--server", url, "--json", "--no-follow")
+    status, out, err = await scripted(tmp_path, *tail)
+    assert (status, err) == (0, "")
+    assert out.isascii()
+    said = [json.loads(line) for line in out.splitlines()]
+    assert [event["content"] for event in said if event["event"] == "message"] == [
+        "hi there",
+        "one",
+        "2 ☃",
+    ]
+
+    assert (0, "Logged out\n", "") == await scripted(tmp_path, "logout", url)
+    status, _, err = await scripted(tmp_path, "send", "--server", url, "more")
+    assert status == 1
+    assert "Log in first" in err
+
+
+async def test_a_file_of_tokens_that_others_may_read_or_that_is_damaged_is_refused(
+    server: ServerProcess, tmp_path: Path
+) -> None:
+    file = tmp_path / "chatcore" / "tokens.json"
+    file.parent.mkdir()
+    file.write_text("{}")
+    for mode, text, why in ((0o644, "{}", "read by others"), (0o600, "[1", "damaged")):
+        file.write_text(text)
+        file.chmod(mode)
+        status, _, err = await scripted(tmp_path, "send", "--server", server.urls["ws"], "hi")
+        assert status == 1
+        assert why in err
+
+
 async def test_a_hostile_server_cannot_reach_the_terminal() -> None:
     """Whatever text comes from it, names and errors and its goodbye too."""
     evil = "\x1b]0;title\x07\x9b2J\u202e\x7f"
+    room = {"name": evil, "kind": "public", "title": evil, "topic": evil}
+    place = {"epoch": "e", "first": 1, "head": 0, "read": 0, "unread": 0}
+    now = "2026-11-24T12:00:00.000Z"
+    user = {"username": evil, "display_name": evil}
+    login: dict[str, object] = {"user": user, "token": "t", "expires": now, "rooms": []}
+    joined = {"room": room, "role": "member", **place, "recovered": False, "events": []}
+    message = {"room": evil, "seq": 1, "sender": evil, "timestamp": now, "content": evil}
     answers: dict[str, dict[str, object]] = {
-        "login": {"user": {"username": evil}},
-        "join": {"room": {"name": evil}, "head": 0, "events": []},
+        "login": login,
+        "join": joined,
         "who": {"online": [evil], "count": 1},
+        "rooms": {"rooms": [room], "complete": True},
     }
+    limits = {"frame_bytes": 65536, "content_chars": 4000, "history": 200, "resume": 10}
+    hello = {"v": 1, "server": evil, "features": [], "ping": 25.0}
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         def say(frame: object) -> None:
             writer.write(json.dumps(frame).encode() + b"\n")
 
-        say({"hello": {"v": 1}})
+        say({"hello": {**hello, "limits": {**limits, "in_flight": 64}}})
         while line := await reader.readline():
             command = json.loads(line)
             if (cmd := command["cmd"]) in answers:
                 say({"reply": cmd, "id": command["id"], **answers[cmd]})
             else:
                 say({"error": {"code": "invalid", "message": evil}, "id": command["id"]})
-                if cmd == "send":
-                    break
-        say([evil])
-        say({"error": {"code": "invalid", "message": evil}})
-        say({"event": evil, "seq": 1})
-        say({"event": "presence", "online": ["x", evil + "y"], "offline": [], "count": 3})
-        message = {"event": "message", "sender": evil, "content": evil, "timestamp": evil}
-        say(message)
-        say({"bye": {"code": 4001, "reason": evil}})
+            if cmd == "send":
+                say([evil])
+                say({"error": {"code": "invalid", "message": evil}})
+                say({"event": evil, "seq": 1})
+                say({"event": "message", **message})
+                say({"bye": {"code": 4505, "reason": evil, "reconnect": False}})
+                break
         writer.close()
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as hostile:
         url = f"tcp://127.0.0.1:{hostile.sockets[0].getsockname()[1]}"
         async with client("connect", url) as process:
             assert process.stdin is not None
-            process.stdin.write(b"1\nada\nx\n2\nada\nx\nhello\n")
+            process.stdin.write(b"1\nada\nx\n2\nada\nx\n/rooms\nhello\n")
             assert process.stdout is not None
             out = (await process.stdout.read()).decode()
             assert process.stderr is not None
             assert await process.stderr.read() == b""
             await process.wait()
     assert process.returncode == 1
-    assert out.count(r"\x1b]0;title\x07\x9b2J\u202e\x7f") == 10
+    assert out.count(r"\x1b]0;title\x07\x9b2J\u202e\x7f") >= 8
     assert set() == set(out) & set("\x1b\x07\x9b\u202e\x7f")
 
 

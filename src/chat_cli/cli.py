@@ -2,51 +2,202 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
+from collections.abc import Coroutine
+from typing import Any, NoReturn, TypeVar
 
 import click
 
 import chatcore
+from chat_cli.printable import printable
 
 TIPS = """\
   - Is the server running? `chat-serve` starts one.
   - Is that its address? `chat-cli connect ws://HOST:PORT/ws` connects to another.
   - Does a firewall stand in between?"""
 
+T = TypeVar("T")
+
+_URL = "ws://localhost:5050/ws"
+_server = click.option(
+    "--server",
+    "url",
+    metavar="URL",
+    envvar="SERVER_URL",
+    default=_URL,
+    show_default=True,
+    show_envvar=True,
+    help="The server's address.",
+)
+_room = click.option("--room", default="lobby", show_default=True, help="The room.")
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(chatcore.__version__, prog_name="chat-cli")
 def main() -> None:
-    """Chat in a terminal."""
+    """Chat in a terminal, or from a script."""
 
 
 @main.command()
-@click.argument("url", envvar="SERVER_URL", default="ws://localhost:5050/ws")
-@click.option("--room", default="lobby", show_default=True, help="The room to join.")
+@click.argument("url", envvar="SERVER_URL", default=_URL)
+@click.option("--room", default="lobby", show_default=True, help="The room to join first.")
 def connect(url: str, room: str) -> None:
-    """Chat with who is at URL: ws://, wss://, tcp://, http:// or https://.
+    """Chat with who is at URL: ws://, wss://, tcp://, tcps://, http:// or https://.
 
     Without URL it is the environment's SERVER_URL, or else ws://localhost:5050/ws.
+    A login kept by `chat-cli login`, or a token in CHAT_TOKEN, skips the menu.
     Where standard input is not a terminal, what it has is read line by line: the
     choice of the menu, username, password, then messages.
     """
-    import asyncio  # what follows is slow to import, and --help needs none of it
+    target = _target(url, "URL")
+    token = _token(target)
+    from chat_cli.conversation import converse  # slow to import, and --help does without
 
-    from chat_cli.conversation import converse
-    from chat_cli.printable import printable
-    from chat_cli.wire import CannotConnect, address
+    sys.exit(_run(converse(target, room, token), url))
+
+
+@main.command()
+@click.argument("url", envvar="SERVER_URL", default=_URL)
+@click.option("--username", help="Who logs in; asked for where it is not given.")
+@click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
+@click.option("--register", is_flag=True, help="Create the account first.")
+def login(url: str, username: str | None, password_stdin: bool, register: bool) -> None:
+    """Log in at URL and keep the login, in a file that only you may read.
+
+    From then on connect, send and tail are you there, until `chat-cli logout`.
+    """
+    from chat_cli import tokens
+
+    target = _target(url, "URL")
+    try:
+        tokens.kept(target)  # which finds fault with the file before anybody types
+        if username is None:
+            if password_stdin:
+                raise click.UsageError("--password-stdin needs --username")
+            username = click.prompt("Username", type=str)
+        if password_stdin:
+            password = sys.stdin.readline().rstrip("\r\n")
+        else:
+            password = click.prompt("Password", hide_input=True, confirmation_prompt=register)
+        from chat_cli.scripts import log_in
+
+        token = _run(log_in(target, username, password, new=register), url)
+        tokens.keep(target, token)
+    except tokens.Unusable as error:
+        _fail(error)
+    click.echo(printable(f"Logged in as {username}; kept in {tokens.path()}"))
+
+
+@main.command()
+@click.argument("url", envvar="SERVER_URL", default=_URL)
+def logout(url: str) -> None:
+    """Revoke the login that was kept for URL, and forget it."""
+    from chat_cli import tokens
+
+    target = _target(url, "URL")
+    try:
+        token = tokens.kept(target)
+        if token is None:
+            _fail(f"No login is kept for {target}")
+        from chat_cli.scripts import log_out
+        from chatcore.errors import BadCredentials
+
+        async def revoke() -> None:
+            with contextlib.suppress(BadCredentials):  # it is none any more
+                await log_out(target, token)
+
+        _run(revoke(), url)
+        tokens.keep(target, None)
+    except tokens.Unusable as error:
+        _fail(error)
+    click.echo("Logged out")
+
+
+@main.command()
+@_server
+@_room
+@click.argument("text", nargs=-1)
+def send(url: str, room: str, text: tuple[str, ...]) -> None:
+    """Send TEXT as one message, or each line of standard input.
+
+    Joins the room where needed, and returns when all is stored.  Needs a login that
+    was kept, or CHAT_TOKEN.
+    """
+    target = _target(url, "--server")
+    token = _needed(target)
+    from chat_cli import scripts
+
+    _run(scripts.send(target, token, room, " ".join(text) if text else None), url)
+
+
+@main.command()
+@_server
+@_room
+@click.option("--json", "as_json", is_flag=True, help="Print each event as a line of JSON.")
+@click.option(
+    "-n", "last", type=click.IntRange(0), default=10, show_default=True, help="How many to begin."
+)
+@click.option("--follow/--no-follow", default=True, show_default=True, help="Wait for more.")
+def tail(url: str, room: str, as_json: bool, last: int, follow: bool) -> None:
+    """Print a room's newest messages, and each one that comes.
+
+    Joins the room where needed.  Needs a login that was kept, or CHAT_TOKEN.
+    """
+    target = _target(url, "--server")
+    token = _needed(target)
+    from chat_cli import scripts
 
     try:
-        target = address(url)
+        _run(scripts.tail(target, token, room, last, follow=follow, as_json=as_json), url)
+    except BrokenPipeError:
+        # Nobody reads on: nothing is wrong, and Python's exit must not flush into it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _target(url: str, hint: str) -> str:
+    from chat_transports.pipe import address
+
+    try:
+        return address(url)
     except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="URL") from error
+        raise click.BadParameter(printable(str(error)), param_hint=hint) from error
+
+
+def _token(target: str) -> str | None:
+    from chat_cli import tokens
+
     try:
-        status = asyncio.run(converse(target, room))
-    except CannotConnect as why:
+        return os.environ.get("CHAT_TOKEN") or tokens.kept(target)
+    except tokens.Unusable as error:
+        _fail(error)
+
+
+def _needed(target: str) -> str:
+    return _token(target) or _fail(f"Log in first: chat-cli login {target}")
+
+
+def _run(doing: Coroutine[Any, Any, T], url: str) -> T:
+    """Run it, and end the program where it fails."""
+    import asyncio
+
+    from chatcore.errors import BadCredentials, ChatError, Unavailable
+
+    try:
+        return asyncio.run(doing)
+    except Unavailable as why:  # a hello that never came, too
         click.echo(printable(f"Cannot connect to server at {url} ({why})"), err=True)
         click.echo(TIPS, err=True)
-        status = 1
+        sys.exit(1)
+    except BadCredentials as error:
+        _fail(f"{error}; `chat-cli login` logs in anew")
+    except ChatError as error:
+        _fail(error)
     except KeyboardInterrupt:
-        click.echo("Goodbye!")
-        status = 0
-    sys.exit(status)
+        sys.exit(0)
+
+
+def _fail(why: object) -> NoReturn:
+    click.echo(printable(f"Error: {why}"), err=True)
+    sys.exit(1)

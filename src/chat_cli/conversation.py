@@ -3,73 +3,104 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
+import contextlib
 import textwrap
-from datetime import datetime
+from collections.abc import Coroutine, Iterable, Sequence
 
-from chat_cli.screen import Screen, open_screen
-from chat_cli.wire import Frame, Refused, Wire, dial
+from chat_cli.screen import Screen, clock, open_screen
+from chat_transports.client import Client, connect
+from chatcore.errors import ChatError
+from chatcore.events import (
+    Connected,
+    Event,
+    Lost,
+    Member,
+    Message,
+    Notice,
+    Presence,
+    Reconnecting,
+    Reset,
+    Resumed,
+)
 
 LEAVE_SECONDS = 3
 """How long somebody who leaves waits for what they sent, where the server is silent."""
 
 MENU = ("1. Register", "2. Login", "3. Exit")
 HELP = (
-    "/users  who is online",
-    "/help   these lines",
-    "/exit   leave, as Ctrl+C and Ctrl+D do",
-    "//text  send a text that begins with a slash",
+    "/users        who is online here",
+    "/rooms        the rooms there are",
+    "/join ROOM    join a room, or turn to it",
+    "/leave [ROOM] leave a room, this one or another",
+    "/history [N]  the newest N messages",
+    "/whoami       who you are, and where",
+    "/help         these lines",
+    "/exit         leave the chat, as Ctrl+C and Ctrl+D do",
+    "//text        send a text that begins with a slash",
 )
 
 
-async def converse(target: str, room: str) -> int:
+async def converse(target: str, room: str, token: str | None) -> int:
     """Lead one person from the menu to their leaving; return an exit status.
 
-    Raises CannotConnect.
+    A token skips the menu, and is still good afterwards.  Raises CannotConnect,
+    BadCredentials.
     """
-    wire = await dial(target)
-    screen = open_screen()
-    conversation = Conversation(wire, screen, room)
-    talk = asyncio.create_task(conversation.talk())
-    follow = asyncio.create_task(conversation.follow())
-    try:
-        await asyncio.wait((talk, follow), return_when=asyncio.FIRST_COMPLETED)
-        if talk.done():
-            return talk.result()
-        talk.cancel()
-        await asyncio.wait((talk,))  # which takes the input line away
-        await follow
-        why = f": {wire.farewell}" if wire.farewell else ""
-        screen.say(f"[System] Disconnected from server{why}")
-        return 1
-    finally:
-        screen.close()
-        await wire.close()
+    async with connect(target, token=token) as chat:
+        screen = open_screen()
+        conversation = Conversation(chat, screen, room)
+        talk = asyncio.create_task(conversation.talk())
+        follow = asyncio.create_task(conversation.follow())
+        try:
+            await asyncio.wait((talk, follow), return_when=asyncio.FIRST_COMPLETED)
+            if talk.done():
+                return talk.result()
+            talk.cancel()
+            await asyncio.wait((talk,))  # which takes the input line away
+            follow.result()
+            screen.say(f"[System] Disconnected from server: {chat.error}")
+            return 1
+        except asyncio.CancelledError:
+            screen.say("Goodbye!")
+            raise
+        finally:
+            talk.cancel()
+            follow.cancel()
+            await asyncio.wait((talk, follow))
+            screen.close()
+            if token is None and chat.token is not None and chat.state != "closed":
+                with contextlib.suppress(ChatError, TimeoutError):
+                    async with asyncio.timeout(LEAVE_SECONDS):
+                        await chat.logout()
 
 
 class Conversation:
-    def __init__(self, wire: Wire, screen: Screen, room: str) -> None:
-        self._wire = wire
+    def __init__(self, chat: Client, screen: Screen, room: str) -> None:
+        self._chat = chat
         self._screen = screen
-        self._room = room
-        self._me = ""
-        self._online: set[str] = set()
-        self._head = 0
-        """The last seq that was shown."""
+        self._first = room
+        self._current = ""
+        self._online: dict[str, set[str]] = {}
+        """Of each room joined, in the order of joining."""
+        self._heads: dict[str, int] = {}
+        """The last seq of each room that was shown."""
         self._moved = asyncio.Event()
+        # What follows a join must not be shown before what the join brings.
+        self._order = asyncio.Lock()
+        self._away = False
+        self._tasks: set[asyncio.Task[None]] = set()
 
     # Going up.
 
     async def talk(self) -> int:
         """Log in, join, and send what is typed; return when all of it has been dealt with."""
-        try:
-            if await self._log_in():
-                await self._wire.request("join", room=self._room)
-                await self._wire.request("who", room=self._room)
-                await self._chat()
-        except Refused as error:
-            self._screen.say(f"[System] {error}")
-            return 1
+        if self._chat.user is not None or await self._log_in():
+            try:
+                await self._join(self._first)
+            except ChatError as error:
+                self._screen.say(f"[System] {error}")
+                return 1
+            await self._converse()
         self._screen.say("Goodbye!")
         return 0
 
@@ -81,8 +112,8 @@ class Conversation:
             choice = await self._screen.ask("Choose an option: ")
             if choice is None or choice.strip() == "3":
                 return False
-            cmd = {"1": "register", "2": "login"}.get(choice.strip())
-            if cmd is None:
+            enter = {"1": self._chat.register, "2": self._chat.login}.get(choice.strip())
+            if enter is None:
                 self._screen.say("Invalid choice. Please enter 1, 2, or 3.")
                 continue
             username = await self._screen.ask("Username: ")
@@ -92,117 +123,191 @@ class Conversation:
             if password is None:
                 return False
             try:
-                await self._wire.request(cmd, username=username.strip(), password=password)
+                await enter(username.strip(), password)
                 return True
-            except Refused as error:
+            except ChatError as error:
                 self._screen.say(str(error))
 
-    async def _chat(self) -> None:
-        unanswered: set[asyncio.Task[None]] = set()
+    async def _converse(self) -> None:
         while (line := await self._screen.line()) is not None and line.split()[:1] != ["/exit"]:
             if self._screen.patient:
                 await self._obey(line)
             else:
-                task = asyncio.create_task(self._obey(line))
-                unanswered.add(task)
-                task.add_done_callback(unanswered.discard)
-        if unanswered:
-            await asyncio.wait(unanswered, timeout=LEAVE_SECONDS)
+                self._start(self._obey(line))
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=LEAVE_SECONDS)
+
+    def _start(self, doing: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(doing)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _obey(self, line: str) -> None:
-        if not line.strip():
-            self._screen.say("Message cannot be empty")
-        elif line.startswith("/") and not line.startswith("//"):
-            await self._command(line.split(maxsplit=1)[0])
-        else:
-            await self._send(line.removeprefix("/"))
+        try:
+            if not line.strip():
+                self._screen.say("Message cannot be empty")
+            elif line.startswith("/") and not line.startswith("//"):
+                await self._command(*line.split())
+            else:
+                await self._send(line.removeprefix("/"))
+        except ChatError as error:
+            self._screen.say(f"[System] {error}")
 
-    async def _command(self, word: str) -> None:
-        match word:
-            case "/help":
+    async def _command(self, word: str, *arguments: str) -> None:
+        say, chat = self._screen.say, self._chat
+        match (word, *arguments):
+            case ("/help",):
                 for item in HELP:
-                    self._screen.say(item)
-            case "/users":
-                try:
-                    await self._wire.request("who", room=self._room)
-                except Refused as error:
-                    self._screen.say(f"[System] {error}")
+                    say(item)
+            case ("/users",):
+                await self._who(self._current)
+            case ("/rooms",):
+                after, complete = None, False
+                while not complete:
+                    page = await chat.rooms(after=after)
+                    for each in page.rooms:
+                        after = each.name
+                        mark = "*" if each.name in self._online else " "
+                        say(f"{mark} {each.name}  {each.title}".rstrip())
+                    complete = page.complete or not page.rooms
+            case ("/join", room) if room in self._online:
+                self._turn_to(room)
+            case ("/join", room):
+                await self._join(room)
+            case ("/leave",) | ("/leave", _):
+                room = arguments[0] if arguments else self._current
+                await chat.leave(room)
+                self._drop(room)
+            case ("/history",) | ("/history", _):
+                number = arguments[0] if arguments else "20"
+                if not (number.isdecimal() and int(number)):
+                    say("/history takes a number, 1 or more")
+                    return
+                page_ = await chat.history(self._current, limit=int(number))
+                self._show_all(page_.messages)
+            case ("/whoami",):
+                me = chat.user
+                name = me.username if me else "nobody"
+                say(f"[System] You are {name}, in {', '.join(self._online) or 'no room'}")
+            case ("/join" | "/users" | "/rooms" | "/leave" | "/history" | "/whoami" | "/help", *_):
+                say(f"{word} is not used like that: /help says how")
             case _:
-                self._screen.say(
-                    f"There is no command {word}: /help lists them, and /{word} sends it as text"
-                )
+                say(f"There is no command {word}: /help lists them, and /{word} sends it as text")
+
+    async def _join(self, room: str) -> None:
+        async with self._order:
+            joined = await self._chat.join(room)
+            name = joined.room.name
+            self._online.setdefault(name, set())
+            self._heads[name] = joined.head
+            self._turn_to(name)
+            self._show_all(joined.events)
+        me = self._chat.user
+        as_me = f" as {me.username}" if me else ""
+        self._screen.say(f"[System] Joined {name}{as_me}; /help lists the commands")
+        await self._who(name)
+
+    async def _who(self, room: str) -> None:
+        reply = await self._chat.who(room)
+        self._online[room] = set(reply.online)
+        self._screen.say(f"[System] Online ({reply.count}): {', '.join(reply.online)}")
+
+    async def _refresh(self, room: str) -> None:
+        """Learn who is online now: nothing tells who came and went meanwhile."""
+        with contextlib.suppress(ChatError):
+            reply = await self._chat.who(room)
+            if room in self._online:
+                self._online[room] = set(reply.online)
 
     async def _send(self, text: str) -> None:
-        """Send a message, and return when it has been shown."""
-        txn_id = secrets.token_hex(8)
-        while True:
-            try:
-                reply = await self._wire.request(
-                    "send", room=self._room, content=text, txn_id=txn_id
-                )
-            except Refused as error:
-                if not self._screen.patient or error.retry_after is None:
-                    unsent = textwrap.shorten(text, 60, placeholder="…")
-                    self._screen.say(f"[System] {error}. Not sent: {unsent}")
-                    return
-                await asyncio.sleep(error.retry_after)
-            else:
-                while self._head < reply["seq"]:
-                    self._moved.clear()
-                    await self._moved.wait()
-                return
+        """Send a message; where lines are waited for, return when it has been shown."""
+        room = self._current
+        if not room:
+            self._screen.say("You are in no room: /join one")
+            return
+        try:
+            reply = await self._chat.send(room, text)
+        except ChatError as error:
+            unsent = textwrap.shorten(text, 60, placeholder="…")
+            self._screen.say(f"[System] {error}. Not sent: {unsent}")
+            return
+        while self._screen.patient and self._heads.get(room, reply.seq) < reply.seq:
+            self._moved.clear()
+            await self._moved.wait()
 
     # Coming down.
 
     async def follow(self) -> None:
-        """Show what comes, until the connection ends."""
-        async for frame in self._wire.frames():
-            self._show(frame)
-
-    def _show(self, frame: Frame) -> None:
-        say = self._screen.say
-        match frame:
-            case {"reply": "register" | "login", "user": {"username": str(me)}}:
-                self._me = me
-            case {"reply": "join", "room": {"name": str(name)}, "head": int(head)}:
-                self._room, self._head = name, head
-                for event in frame.get("events", ()):
+        """Show what comes, until the client will not come back."""
+        async for event in self._chat:
+            if isinstance(event, Reconnecting | Connected):
+                self._show(event)
+            else:
+                async with self._order:
                     self._show(event)
-                say(f"[System] Joined {name} as {self._me}; /help lists the commands")
-            case {"reply": "who", "online": list(online), "count": int(count)}:
-                self._online = set(online)
-                say(f"[System] Online ({count}): {', '.join(online)}")
-            case {
-                "event": "message",
-                "sender": str(sender),
-                "content": str(content),
-                "timestamp": str(timestamp),
-            }:
-                say(f"[{_clock(timestamp)}] {sender}: {content}")
-            case {
-                "event": "presence",
-                "online": list(came),
-                "offline": list(went),
-                "count": int(count),
-            }:
-                # As many names as there are people: these are all of them.
-                now = set(came) if len(came) == count else self._online - set(went) | set(came)
-                for name in sorted(now - self._online - {self._me}):
-                    say(f"[System] {name} joined")
-                for name in sorted(self._online - now - {self._me}):
-                    say(f"[System] {name} left")
-                self._online = now
-            case {"event": "member", "username": self._me, "action": "leave" | "kick" | "ban"}:
-                say(f"[System] You are no longer in {self._room}")
-            case {"error": {"message": str(message)}} if "id" not in frame:
-                say(f"[System] {message}")
-        if "event" in frame and isinstance(seq := frame.get("seq"), int):
-            self._head = max(self._head, seq)
-            self._moved.set()
 
+    def _show_all(self, events: Iterable[object]) -> None:
+        for event in events:
+            if isinstance(event, Message):
+                self._message(event)
 
-def _clock(timestamp: str) -> str:
-    try:
-        return f"{datetime.fromisoformat(timestamp).astimezone():%H:%M}"
-    except (ValueError, OverflowError):
-        return "--:--"
+    def _show(self, event: Event | Notice) -> None:
+        say = self._screen.say
+        me = self._chat.user.username if self._chat.user else ""
+        match event:
+            case Message():
+                self._message(event)
+            case Member(username=name) if name == me and event.ends:
+                self._drop(event.room)
+            case Presence():
+                self._presence(event, me)
+            case Reconnecting(reason=reason) if not self._away:
+                self._away = True
+                say(f"[System] Disconnected from server: {reason}; trying again")
+            case Connected():
+                self._away = False
+                say("[System] Connected again")
+            case Resumed(room=room):
+                self._start(self._refresh(room))
+            case Reset(room=room, joined=joined):
+                say(f"[System] {room} is too far ahead to show all; this is the newest")
+                self._show_all(joined.events)
+                self._heads[room] = joined.head
+                self._start(self._refresh(room))
+            case Lost(room=room, error=error):
+                say(f"[System] {error}")
+                self._drop(room)
+        if isinstance(event, Message | Member):
+            self._heads[event.room] = event.seq
+        self._moved.set()
+
+    def _message(self, event: Message) -> None:
+        where = "" if event.room == self._current else f"({event.room}) "
+        self._screen.say(f"[{clock(event.timestamp)}] {where}{event.sender}: {event.content}")
+
+    def _presence(self, event: Presence, me: str) -> None:
+        before = self._online.get(event.room)
+        if before is None or event.online is None:
+            return
+        came: Sequence[str] = event.online
+        # As many names as there are people: these are all of them.
+        everyone = len(came) == event.count
+        now = set(came) if everyone else before - set(event.offline or ()) | set(came)
+        where = "" if event.room == self._current else f" {event.room}"
+        for name in sorted(now - before - {me}):
+            self._screen.say(f"[System] {name} joined{where}")
+        for name in sorted(before - now - {me}):
+            self._screen.say(f"[System] {name} left{where}")
+        self._online[event.room] = now
+
+    def _turn_to(self, room: str) -> None:
+        self._current = room
+        self._screen.turn_to(room)
+
+    def _drop(self, room: str) -> None:
+        if self._online.pop(room, None) is None:
+            return
+        self._heads.pop(room, None)
+        self._screen.say(f"[System] You are no longer in {room}")
+        if room == self._current:
+            self._turn_to(next(reversed(self._online), ""))

@@ -12,6 +12,7 @@ import io
 import sys
 import threading
 from collections.abc import Callable
+from datetime import datetime
 from typing import TypeAlias
 
 from chat_cli.printable import printable
@@ -31,7 +32,8 @@ class Terminal:
         # Without it, the up arrow would bring back a password, and show it.
         self._questions: PromptSession[str] = PromptSession(history=DummyHistory())
         # A message that was typed is taken away: it comes back as an event.
-        self._chat: PromptSession[str] = PromptSession("> ", erase_when_done=True)
+        self._prompt = "> "
+        self._chat: PromptSession[str] = PromptSession(lambda: self._prompt, erase_when_done=True)
         self._unsaid: list[str] = []
         # What is typed between two questions is for the next one, a password perhaps.
         self._restore = _without_echo()
@@ -45,6 +47,11 @@ class Terminal:
         with contextlib.suppress(KeyboardInterrupt, EOFError):
             return await self._chat.prompt_async()
         return None
+
+    def turn_to(self, room: str) -> None:
+        """Have the input line show in which room it is."""
+        self._prompt = printable(f"{room}> ")
+        self._chat.app.invalidate()
 
     def say(self, text: str) -> None:
         # Not patch_stdout: its thread may write between two input lines, and then onto one.
@@ -94,6 +101,9 @@ class Plain:
     async def line(self) -> str | None:
         return await self._lines.get()
 
+    def turn_to(self, room: str) -> None:
+        """Do nothing: there is no input line."""
+
     def say(self, text: str) -> None:
         print(printable(text), flush=True)
 
@@ -102,6 +112,14 @@ class Plain:
 
 
 Screen: TypeAlias = Terminal | Plain
+
+
+def clock(timestamp: datetime) -> str:
+    """Return a time of day, here."""
+    try:
+        return f"{timestamp.astimezone():%H:%M}"
+    except (ValueError, OverflowError):  # a year that no local time has
+        return "--:--"
 
 
 def _without_echo() -> Callable[[], None]:

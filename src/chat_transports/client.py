@@ -360,7 +360,7 @@ class Client(Participant):
                 if not self._opened.done():
                     self._opened.set_exception(error)
                     return
-                if self._bye is not None and not self._bye.reconnect:
+                if self._logged_out or (self._bye is not None and not self._bye.reconnect):
                     return
                 if not error.retryable and not isinstance(error, Internal):
                     return
@@ -375,6 +375,7 @@ class Client(Participant):
         finally:
             self.state, self.error = "closed", None if self._logged_out else error
             self._changed.set()
+            self._opened.cancel()  # only where it never was, nor failed
             for asked in self._asked.values():
                 if not asked.answer.done() and not asked.own:
                     asked.answer.set_exception(self._gone())

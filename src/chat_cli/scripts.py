@@ -1,0 +1,97 @@
+"""What scripts do in a chat: send lines, and follow a room."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from chat_cli.printable import printable
+from chat_cli.screen import Plain, clock
+from chat_transports.client import connect
+from chatcore.codec import JsonLines
+from chatcore.errors import NotMember
+from chatcore.events import Durable, Lost, Member, Message, Reset
+from chatcore.model import Limits
+
+
+async def log_in(target: str, username: str, password: str, *, new: bool) -> str:
+    """Return the token of a login.  Raises CannotConnect, ChatError."""
+    async with connect(target) as chat:
+        await (chat.register if new else chat.login)(username, password)
+        assert chat.token is not None
+        return chat.token
+
+
+async def log_out(target: str, token: str) -> None:
+    """Revoke a token.  Raises CannotConnect, BadCredentials."""
+    async with connect(target, token=token) as chat:
+        await chat.logout()
+
+
+async def send(target: str, token: str, room: str, text: str | None) -> None:
+    """Send a text, or each line of standard input; all is stored when this returns."""
+    async with connect(target, token=token) as chat:
+
+        async def say(content: str) -> None:
+            try:
+                await chat.send(room, content)
+            except NotMember:
+                await chat.join(room, history=0)
+                await chat.send(room, content)
+
+        if text is not None:
+            await say(text)
+            return
+        lines = Plain()
+        while (line := await lines.line()) is not None:
+            if line.strip():
+                await say(line)
+
+
+async def tail(
+    target: str, token: str, room: str, last: int, *, follow: bool, as_json: bool
+) -> None:
+    """Print a room's newest events, and then each as it comes.  Raises ChatError."""
+    write = _as_json if as_json else _as_text
+    async with connect(target, token=token) as chat:
+        joined = await chat.join(room, history=last)
+        room, epoch, head = joined.room.name, joined.epoch, joined.head
+        _print(joined.events, write)
+        if not follow:
+            return
+        async for event in chat:
+            match event:
+                case Message() | Member() if event.room == room:
+                    head = event.seq
+                    _print((event,), write)
+                case Reset(joined=again) if event.room == room:
+                    known = head if again.epoch == epoch else 0
+                    epoch, head = again.epoch, again.head
+                    _print([each for each in again.events if each.seq > known], write)
+                case Lost(error=error) if event.room == room:
+                    raise error
+            if isinstance(event, Member) and event.room == room and event.ends:
+                me = chat.user
+                if me is not None and event.username == me.username:
+                    raise NotMember(f"You are no longer in {room}")
+        if chat.error is not None:
+            raise chat.error
+
+
+def _print(events: object, write: Callable[[Durable], str | None]) -> None:
+    assert isinstance(events, list | tuple)
+    for event in events:
+        # A newer server may have events that this client has no name for.
+        if isinstance(event, Message | Member) and (line := write(event)) is not None:
+            print(line, flush=True)
+
+
+def _as_json(event: Durable) -> str:
+    # Written anew: the codec's own JSON has characters beyond ASCII as they are.
+    return json.dumps(json.loads(JsonLines(Limits()).encode(event)), separators=(",", ":"))
+
+
+def _as_text(event: Durable) -> str | None:
+    if isinstance(event, Message):
+        return printable(f"[{clock(event.timestamp)}] {event.sender}: {event.content}")
+    return None

@@ -111,7 +111,7 @@ class TestPipe:
     async def test_prints_no_escape_and_loads_no_library_for_it(
         self, server: ServerProcess
     ) -> None:
-        script = "import atexit, sys; from chat_cli.cli import main; "
+        script = "import atexit, sys; from chat_cli import main; "
         script += "atexit.register(lambda: print('prompt_toolkit' in sys.modules)); main()"
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", script, "connect", server.urls["ws"]),
@@ -425,30 +425,51 @@ async def test_a_hostile_message_is_shown_as_it_is_written(
     assert not set("\u202e\x9b\x1b") & set("".join(lines))
 
 
-async def scripted(
-    directory: Path, *arguments: str, typed: str = ""
-) -> tuple[int | None, str, str]:
-    """Return the status of a command, and what it wrote to its two outputs."""
+@contextlib.asynccontextmanager
+async def script(
+    directory: Path, *arguments: str, stdout: int = asyncio.subprocess.PIPE
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """chat-cli with pipes, which keeps its logins in a directory."""
     process = await asyncio.create_subprocess_exec(
         *CLIENT,
         *arguments,
         env={**os.environ, "XDG_STATE_HOME": str(directory)},
         stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
+        stdout=stdout,
         stderr=asyncio.subprocess.PIPE,
     )
-    async with asyncio.timeout(PATIENCE):
+    try:
+        async with asyncio.timeout(PATIENCE):
+            yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.communicate()
+
+
+async def scripted(
+    directory: Path, *arguments: str, typed: str = ""
+) -> tuple[int | None, str, str]:
+    """Return the status of a command, and what it wrote to its two outputs."""
+    async with script(directory, *arguments) as process:
         out, err = await process.communicate(typed.encode())
     return process.returncode, out.decode(), err.decode()
+
+
+async def logged_in(directory: Path, url: str, name: str = "ada", *, new: bool = True) -> str:
+    """Have a directory keep a login, and return its token."""
+    login = ("login", url, "--username", name, "--password-stdin", *["--register"][:new])
+    status, _, err = await scripted(directory, *login, typed=f"{PASSWORD}\n")
+    assert (status, err) == (0, "")
+    tokens = json.loads((directory / "chatcore" / "tokens.json").read_text())
+    return str(tokens[url])
 
 
 async def test_a_script_logs_in_once_and_sends_and_reads(
     server: ServerProcess, tmp_path: Path
 ) -> None:
     url = server.urls["ws"]
-    login = ("login", url, "--username", "ada", "--password-stdin", "--register")
-    status, _, err = await scripted(tmp_path, *login, typed=f"{PASSWORD}\n")
-    assert (status, err) == (0, "")
+    await logged_in(tmp_path, url)
     file = tmp_path / "chatcore" / "tokens.json"
     assert file.stat().st_mode & 0o777 == 0o600
     assert file.parent.stat().st_mode & 0o777 == 0o700
@@ -470,6 +491,38 @@ async def test_a_script_logs_in_once_and_sends_and_reads(
     status, _, err = await scripted(tmp_path, "send", "--server", url, "more")
     assert status == 1
     assert "Log in first" in err
+
+
+async def test_tail_ends_when_nobody_reads_on(server: ServerProcess, tmp_path: Path) -> None:
+    """At once, not when the next message comes, which may be never."""
+    url = server.urls["ws"]
+    await logged_in(tmp_path, url)
+    await scripted(tmp_path, "send", "--server", url, "the last for today")
+    reading, writing = os.pipe()
+    async with script(tmp_path, "tail", "--server", url, stdout=writing) as process:
+        os.close(writing)
+        assert (await asyncio.to_thread(os.read, reading, 99)).endswith(
+            b"ada: the last for today\n"
+        )
+        os.close(reading)
+        _, err = await process.communicate()
+    assert (process.returncode, err) == (0, b"")
+
+
+async def test_an_interrupted_script_has_status_130(server: ServerProcess, tmp_path: Path) -> None:
+    """Not 0, as of one that has done all; nor a traceback."""
+    url = server.urls["ws"]
+    await logged_in(tmp_path, url)
+    async with script(tmp_path, "tail", "--server", url) as tail:
+        assert tail.stdout is not None
+        async with script(tmp_path, "send", "--server", url) as send:
+            assert send.stdin is not None
+            send.stdin.write(b"one\n")
+            assert (await tail.stdout.readline()).endswith(b"ada: one\n")
+            for process in (send, tail):
+                process.send_signal(signal.SIGINT)
+                assert await process.communicate() == (b"", b"\n")
+                assert process.returncode == 130
 
 
 async def test_a_file_of_tokens_that_others_may_read_or_that_is_damaged_is_refused(

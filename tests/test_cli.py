@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -19,7 +20,7 @@ import pytest
 from chat_cli.printable import printable
 from chat_transports.pipe import address
 from chatcore.testing import PATIENCE
-from tests.support import PASSWORD, ServerProcess, present, serving
+from tests.support import PASSWORD, ServerProcess, connected, present, serving
 from tests.terminal import Pane, Tmux
 
 CLIENT = [sys.executable, "-c", "from chat_cli import main; main()"]
@@ -491,6 +492,55 @@ async def test_a_script_logs_in_once_and_sends_and_reads(
     status, _, err = await scripted(tmp_path, "send", "--server", url, "more")
     assert status == 1
     assert "Log in first" in err
+
+
+async def test_a_second_login_revokes_the_one_that_it_replaces(
+    server: ServerProcess, tmp_path: Path
+) -> None:
+    """Or nobody could revoke it: no file has it any more."""
+    url = server.urls["ws"]
+    first = await logged_in(tmp_path, url)
+    second = await logged_in(tmp_path, url, new=False)
+    async with connected(url) as peer:
+        refused = await peer.do("login", token=first)
+        assert refused["error"]["code"] == "bad_credentials"
+        assert (await peer.do("login", token=second))["user"]["username"] == "ada"
+    third = await logged_in(tmp_path, url, "bob")
+    assert (0, "", "") == await scripted(tmp_path, "send", "--server", url, "I am bob")
+    async with connected(url) as peer:
+        refused = await peer.do("login", token=second)
+        assert refused["error"]["code"] == "bad_credentials"
+        assert (await peer.do("login", token=third))["user"]["username"] == "bob"
+
+
+@pytest.mark.parametrize("leave", ["C-c", "C-d", "/exit"])
+async def test_a_login_through_the_menu_is_revoked_at_the_end(
+    tmux: Tmux, tmp_path: Path, leave: str
+) -> None:
+    database = tmp_path / "chat.db"
+    async with serving(database, transports=["ws"]) as server:
+        with contextlib.closing(sqlite3.connect(database)) as connection:
+
+            def tokens() -> int:
+                return int(connection.execute("SELECT count(*) FROM tokens").fetchone()[0])
+
+            ada = await entered(tmux, server.urls["ws"], "ada")
+            assert tokens() == 1
+            await (ada.enter(leave) if leave.startswith("/") else ada.press(leave))
+            assert await ada.status() == 0
+            assert tokens() == 0
+
+
+async def test_a_login_that_is_kept_outlives_a_conversation(
+    server: ServerProcess, tmp_path: Path
+) -> None:
+    url = server.urls["ws"]
+    token = await logged_in(tmp_path, url)
+    status, out, err = await scripted(tmp_path, "connect", url, typed="hello\n/exit\n")
+    assert (status, err) == (0, "")
+    assert "1. Register" not in out
+    async with connected(url) as peer:
+        assert (await peer.do("login", token=token))["user"]["username"] == "ada"
 
 
 async def test_tail_ends_when_nobody_reads_on(server: ServerProcess, tmp_path: Path) -> None:

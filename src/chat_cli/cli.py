@@ -93,13 +93,14 @@ def connect(url: str, room: str) -> None:
 def login(url: str, username: str | None, password_stdin: bool, register: bool) -> None:
     """Log in at URL and keep the login, in a file that only you may read.
 
-    From then on connect, send and tail are you there, until `chat-cli logout`.
+    From then on connect, send and tail are you there, until `chat-cli logout`.  A
+    login that was kept for URL before is revoked.
     """
     from chat_cli import tokens
 
     target = _target(url, "URL")
     try:
-        tokens.kept(target)  # which finds fault with the file before anybody types
+        before = tokens.kept(target)  # which finds fault with the file before anybody types
         if username is None:
             if password_stdin:
                 raise click.UsageError("--password-stdin needs --username")
@@ -112,6 +113,8 @@ def login(url: str, username: str | None, password_stdin: bool, register: bool) 
 
         token = _run(log_in(target, username, password, new=register), url)
         tokens.keep(target, token)
+        if before is not None:
+            _run(_revoke(target, before), url)
     except tokens.Unusable as error:
         _fail(error)
     click.echo(printable(f"Logged in as {username}; kept in {tokens.path()}"))
@@ -128,14 +131,7 @@ def logout(url: str) -> None:
         token = tokens.kept(target)
         if token is None:
             _fail(f"No login is kept for {target}")
-        from chat_cli.scripts import log_out
-        from chatcore.errors import BadCredentials
-
-        async def revoke() -> None:
-            with contextlib.suppress(BadCredentials):  # it is none any more
-                await log_out(target, token)
-
-        _run(revoke(), url)
+        _run(_revoke(target, token), url)
         tokens.keep(target, None)
     except tokens.Unusable as error:
         _fail(error)
@@ -177,6 +173,14 @@ def tail(url: str, room: str, as_json: bool, last: int, follow: bool) -> None:
     from chat_cli import scripts
 
     _run(scripts.tail(target, token, room, last, follow=follow, as_json=as_json), url)
+
+
+async def _revoke(target: str, token: str) -> None:
+    from chat_cli.scripts import log_out
+    from chatcore.errors import BadCredentials
+
+    with contextlib.suppress(BadCredentials):  # it is none any more
+        await log_out(target, token)
 
 
 def _target(url: str, hint: str) -> str:

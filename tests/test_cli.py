@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -92,6 +93,18 @@ async def entered(tmux: Tmux, url: str, name: str, *, width: int = 80, height: i
     await pane.enter("1", name, PASSWORD)
     await pane.until(lambda lines: "Online" in "".join(lines[-2:-1]) and lines[-1] == "lobby>")
     return pane
+
+
+def port(url: str) -> str:
+    return str(urlsplit(url).port)
+
+
+async def said_meanwhile(database: Path, name: str, *texts: str) -> None:
+    """Have somebody write in the lobby, on a server that no client knows."""
+    async with serving(database) as server, present(server.urls["ws"], name) as somebody:
+        for text in texts:
+            reply = await somebody.do("send", room="lobby", content=text)
+            assert "seq" in reply
 
 
 class TestPipe:
@@ -301,14 +314,74 @@ class TestTerminal:
             await ada.until_shown("trying again")
             await ada.enter("typed meanwhile")
             await ada.type("half a thou")
-        port = url.split(":")[2].split("/")[0]
-        async with serving(database, "--port", port, transports=["ws"]):
+        async with serving(database, "--port", port(url), transports=["ws"]):
             seen = await ada.until(lambda lines: "typed meanwhile" in lines[-2])
             assert seen[-1] == "lobby> half a thou"
             assert any("[System] Connected again" in line for line in seen)
             assert sum("ada: typed meanwhile" in line for line in seen) == 1
             await ada.press("C-c")
             assert await ada.status() == 0
+
+    async def test_what_is_said_in_another_room_has_the_name_of_that_room(
+        self, server: ServerProcess, tmux: Tmux
+    ) -> None:
+        """Whichever the other one is: turning to it turns the marks, too."""
+        url = server.urls["ws"]
+        ada = await entered(tmux, url, "ada")
+        async with present(url, "bob") as bob:
+            await bob.do("create", room="tea", title="Tea")
+            await ada.until_shown("[System] bob joined")
+            await ada.enter("/join tea")
+            await ada.until(lambda lines: "Online (1): ada" in lines[-2] and lines[-1] == "tea>")
+            await bob.do("join", room="tea")
+            await ada.until(lambda lines: lines[-2] == "[System] bob joined")
+            for room in ("lobby", "tea"):
+                await bob.do("send", room=room, content=f"here is the {room}")
+            await ada.until_shown("bob: here is the tea")
+            await ada.enter("/join lobby")
+            await ada.until(lambda lines: lines[-1] == "lobby>")
+            for room in ("tea", "lobby"):
+                await bob.do("send", room=room, content=f"again the {room}")
+            seen = await ada.until_shown("bob: again the lobby")
+            await bob.do("leave", room="tea")
+            await ada.until_shown("[System] bob left tea")
+        assert [line[8:] for line in seen if re.match(r"\[\d\d:\d\d\]", line)] == [
+            "(lobby) bob: here is the lobby",
+            "bob: here is the tea",
+            "(tea) bob: again the tea",
+            "bob: again the lobby",
+        ]
+
+    async def test_what_was_said_meanwhile_comes_once_above_what_is_half_typed(
+        self, tmux: Tmux, tmp_path: Path
+    ) -> None:
+        """The server is killed, and somebody writes before the client has come back."""
+        database = tmp_path / "chat.db"
+        async with serving(database, transports=["ws"]) as server:
+            url = server.urls["ws"]
+            ada = await entered(tmux, url, "ada")
+            await ada.enter("before")
+            await ada.until_shown("ada: before")
+            await ada.type("half a thou")
+            await ada.until(lambda lines: lines[-1] == "lobby> half a thou")
+            server.signal(signal.SIGKILL)
+            await ada.until_shown("trying again")
+        await said_meanwhile(database, "bob", "meanwhile")
+        async with serving(database, "--port", port(url), transports=["ws"]):
+            await ada.until(
+                lambda lines: "bob: meanwhile" in lines[-2] and lines[-1] == "lobby> half a thou"
+            )
+            await ada.type("ght")
+            await ada.press("Enter")
+            await ada.until(
+                lambda lines: "ada: half a thought" in lines[-2] and lines[-1] == "lobby>"
+            )
+            async with present(server.urls["ws"], "bob") as bob:
+                history = await bob.do("history", room="lobby")
+            seen = await ada.lines()
+        said = ["ada: before", "bob: meanwhile", "ada: half a thought"]
+        assert said == [line[8:] for line in seen if re.match(r"\[\d\d:\d\d\]", line)]
+        assert said == [f"{each['sender']}: {each['content']}" for each in history["messages"]]
 
 
 class TestNoServer:
@@ -557,6 +630,36 @@ async def test_tail_ends_when_nobody_reads_on(server: ServerProcess, tmp_path: P
         os.close(reading)
         _, err = await process.communicate()
     assert (process.returncode, err) == (0, b"")
+
+
+async def test_tail_prints_each_event_once_across_a_restart(tmp_path: Path) -> None:
+    database = tmp_path / "chat.db"
+    async with serving(database, transports=["ws"]) as server:
+        url = server.urls["ws"]
+        await logged_in(tmp_path, url)
+        assert (0, "", "") == await scripted(tmp_path, "send", "--server", url, typed="one\ntwo\n")
+        async with script(tmp_path, "tail", "--json", "-n", "1", "--server", url) as process:
+            assert process.stdout is not None
+            said = [json.loads(await process.stdout.readline())]
+            assert said[0]["content"] == "two"
+            server.signal(signal.SIGKILL)
+            await server.exit_code()
+            await said_meanwhile(database, "bob", "three", "four")
+            async with (
+                serving(database, "--port", port(url), transports=["ws"]) as again,
+                present(again.urls["ws"], "bob") as bob,
+            ):
+                await bob.do("send", room="lobby", content="five")
+                await bob.do("leave", room="lobby")
+                while said[-1].get("action") != "leave":
+                    said.append(json.loads(await process.stdout.readline()))
+                process.send_signal(signal.SIGINT)
+                assert await process.communicate() == (b"", b"\n")
+    assert [event["content"] for event in said if event["event"] == "message"] == [
+        *("two", "three", "four", "five"),
+    ]
+    first = said[0]["seq"]
+    assert [event["seq"] for event in said] == list(range(first, first + len(said)))
 
 
 async def test_an_interrupted_script_has_status_130(server: ServerProcess, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import pytest
 
 from chat_cli.printable import printable
 from chat_transports.pipe import address
-from chatcore.testing import PATIENCE
+from chatcore.testing import PATIENCE, eventually
 from tests.support import PASSWORD, ServerProcess, connected, present, serving
 from tests.terminal import Pane, Tmux
 
@@ -692,16 +692,22 @@ async def test_a_file_of_tokens_that_others_may_read_or_that_is_damaged_is_refus
         assert why in err
 
 
-async def test_a_hostile_server_cannot_reach_the_terminal() -> None:
-    """Whatever text comes from it, names and errors and its goodbye too."""
-    evil = "\x1b]0;title\x07\x9b2J\u202e\x7f"
+EVIL = "\x1b]0;title\x07\x9b2J\u202e\x7f"
+HARMLESS = r"\x1b]0;title\x07\x9b2J\u202e\x7f"
+
+
+@contextlib.asynccontextmanager
+async def hostile_server() -> AsyncIterator[str]:
+    """The address of a server whose every text is EVIL: names, titles, errors, its goodbye."""
+    evil = EVIL
     room = {"name": evil, "kind": "public", "title": evil, "topic": evil}
     place = {"epoch": "e", "first": 1, "head": 0, "read": 0, "unread": 0}
     now = "2026-11-24T12:00:00.000Z"
     user = {"username": evil, "display_name": evil}
     login: dict[str, object] = {"user": user, "token": "t", "expires": now, "rooms": []}
-    joined = {"room": room, "role": "member", **place, "recovered": False, "events": []}
     message = {"room": evil, "seq": 1, "sender": evil, "timestamp": now, "content": evil}
+    said = [{"event": "message", **message}]
+    joined = {"room": room, "role": "member", **place, "recovered": False, "events": said}
     answers: dict[str, dict[str, object]] = {
         "login": login,
         "join": joined,
@@ -733,17 +739,87 @@ async def test_a_hostile_server_cannot_reach_the_terminal() -> None:
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as hostile:
         url = f"tcp://127.0.0.1:{hostile.sockets[0].getsockname()[1]}"
-        async with client("connect", url) as process:
-            assert process.stdin is not None
-            process.stdin.write(b"1\nada\nx\n2\nada\nx\n/rooms\nhello\n")
-            assert process.stdout is not None
-            out = (await process.stdout.read()).decode()
-            assert process.stderr is not None
-            assert await process.stderr.read() == b""
-            await process.wait()
-    assert process.returncode == 1
-    assert out.count(r"\x1b]0;title\x07\x9b2J\u202e\x7f") >= 8
-    assert set() == set(out) & set("\x1b\x07\x9b\u202e\x7f")
+        yield url
+
+
+def assert_harmless(raw: bytes) -> None:
+    """Check that nothing of EVIL is there as it is."""
+    text = raw.decode()
+    assert HARMLESS in text
+    assert set() == set(text) & set("\x07\x9b\u202e\x7f")
+    assert "\x1b]" not in text  # prompt_toolkit has sequences of its own, and none like it
+
+
+async def test_a_hostile_server_cannot_reach_what_reads_a_pipe() -> None:
+    async with hostile_server() as url, client("connect", url) as process:
+        assert process.stdin is not None
+        process.stdin.write(b"1\nada\nx\n2\nada\nx\n/rooms\nhello\n")
+        assert process.stdout is not None
+        out = await process.stdout.read()  # before the end of the input, which would end it too
+        assert process.stderr is not None
+        assert await process.stderr.read() == b""
+        assert await process.wait() == 1
+    assert out.count(HARMLESS.encode()) >= 8
+    assert b"\x1b" not in out
+    assert_harmless(out)
+
+
+async def test_a_hostile_server_cannot_reach_a_terminal(tmux: Tmux, tmp_path: Path) -> None:
+    """Of all bytes that are written to it, those of the input line too."""
+    file = tmp_path / "bytes"
+    async with hostile_server() as url:
+        wait = ("sh", "-c", 'read go; exec "$@"', "sh")  # until what it writes is recorded
+        pane = await tmux.open(*wait, *CLIENT, "connect", url, width=200)
+        await pane.record(file)
+        await pane.enter("go")
+        await pane.until_shown("Choose an option:")
+        await pane.enter("1", "ada", "x")
+        await pane.until_shown(HARMLESS)  # an error
+        await pane.enter("2", "ada", "x")
+        await pane.until(lambda lines: lines[-1] == f"{HARMLESS}>")
+        await pane.enter("/rooms", "/users", "hello")
+        assert await pane.status() == 1
+        await eventually(lambda: b"Disconnected from server" in file.read_bytes())
+    raw = file.read_bytes()
+    assert b"\x1b[" in raw  # it is a terminal's
+    assert raw.count(HARMLESS.encode()) >= 10
+    assert_harmless(raw)
+
+
+async def test_a_hostile_server_cannot_reach_the_terminal_of_a_script(tmp_path: Path) -> None:
+    async with hostile_server() as url:
+        login = ("login", url, "--username", EVIL, "--password-stdin")
+        status, out, err = await scripted(tmp_path, *login, typed="x\n")
+        assert (status, err) == (0, "")
+        assert_harmless(out.encode())
+        for command in (("send", "hello"), ("tail", "--no-follow")):
+            _, out, err = await scripted(tmp_path, *command, "--server", url)
+            assert "\x1b" not in out + err
+            assert_harmless((out + err).encode())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (EVIL,),
+        (f"--{EVIL}",),
+        ("connect", EVIL),
+        ("connect", "a", EVIL, EVIL),
+        ("connect", f"--room={EVIL}", f"--{EVIL}"),
+        ("tail", EVIL),
+        ("tail", "-n", EVIL),
+        ("send", "--server", EVIL, "hello"),
+        ("login", "--password-stdin", EVIL),
+    ],
+    ids=lambda arguments: ascii(" ".join(arguments)),
+)
+async def test_a_hostile_command_line_is_refused_in_print(
+    tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    status, out, err = await scripted(tmp_path, *arguments)
+    assert (status, out) == (2, "")
+    assert "\x1b" not in err
+    assert_harmless(err.encode())
 
 
 async def test_importing_the_command_line_is_cheap() -> None:

@@ -34,6 +34,10 @@ class Pane:
             await self.type(line)
             await self.press("Enter")
 
+    async def record(self, file: Path) -> None:
+        """Write to a file all that the command writes from now on, byte by byte."""
+        await self._tmux.run("pipe-pane", "-O", "-t", self._id, f"cat >{shlex.quote(str(file))}")
+
     async def lines(self) -> list[str]:
         """What can be seen, without the blank lines and tmux's own word on a command's end."""
         seen = await self._tmux.run("capture-pane", "-p", "-t", self._id)

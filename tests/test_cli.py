@@ -9,17 +9,19 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import sys
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from chat_cli.printable import printable
 from chat_transports.pipe import address
-from chatcore.testing import PATIENCE
-from tests.support import PASSWORD, ServerProcess, present, serving
+from chatcore.testing import PATIENCE, eventually
+from tests.support import PASSWORD, ServerProcess, connected, present, serving
 from tests.terminal import Pane, Tmux
 
 CLIENT = [sys.executable, "-c", "from chat_cli import main; main()"]
@@ -93,6 +95,18 @@ async def entered(tmux: Tmux, url: str, name: str, *, width: int = 80, height: i
     return pane
 
 
+def port(url: str) -> str:
+    return str(urlsplit(url).port)
+
+
+async def said_meanwhile(database: Path, name: str, *texts: str) -> None:
+    """Have somebody write in the lobby, on a server that no client knows."""
+    async with serving(database) as server, present(server.urls["ws"], name) as somebody:
+        for text in texts:
+            reply = await somebody.do("send", room="lobby", content=text)
+            assert "seq" in reply
+
+
 class TestPipe:
     @pytest.mark.parametrize("door", ["ws", "tcp"])
     async def test_reads_the_dialogue_line_by_line(self, server: ServerProcess, door: str) -> None:
@@ -111,7 +125,7 @@ class TestPipe:
     async def test_prints_no_escape_and_loads_no_library_for_it(
         self, server: ServerProcess
     ) -> None:
-        script = "import atexit, sys; from chat_cli.cli import main; "
+        script = "import atexit, sys; from chat_cli import main; "
         script += "atexit.register(lambda: print('prompt_toolkit' in sys.modules)); main()"
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", script, "connect", server.urls["ws"]),
@@ -300,14 +314,74 @@ class TestTerminal:
             await ada.until_shown("trying again")
             await ada.enter("typed meanwhile")
             await ada.type("half a thou")
-        port = url.split(":")[2].split("/")[0]
-        async with serving(database, "--port", port, transports=["ws"]):
+        async with serving(database, "--port", port(url), transports=["ws"]):
             seen = await ada.until(lambda lines: "typed meanwhile" in lines[-2])
             assert seen[-1] == "lobby> half a thou"
             assert any("[System] Connected again" in line for line in seen)
             assert sum("ada: typed meanwhile" in line for line in seen) == 1
             await ada.press("C-c")
             assert await ada.status() == 0
+
+    async def test_what_is_said_in_another_room_has_the_name_of_that_room(
+        self, server: ServerProcess, tmux: Tmux
+    ) -> None:
+        """Whichever the other one is: turning to it turns the marks, too."""
+        url = server.urls["ws"]
+        ada = await entered(tmux, url, "ada")
+        async with present(url, "bob") as bob:
+            await bob.do("create", room="tea", title="Tea")
+            await ada.until_shown("[System] bob joined")
+            await ada.enter("/join tea")
+            await ada.until(lambda lines: "Online (1): ada" in lines[-2] and lines[-1] == "tea>")
+            await bob.do("join", room="tea")
+            await ada.until(lambda lines: lines[-2] == "[System] bob joined")
+            for room in ("lobby", "tea"):
+                await bob.do("send", room=room, content=f"here is the {room}")
+            await ada.until_shown("bob: here is the tea")
+            await ada.enter("/join lobby")
+            await ada.until(lambda lines: lines[-1] == "lobby>")
+            for room in ("tea", "lobby"):
+                await bob.do("send", room=room, content=f"again the {room}")
+            seen = await ada.until_shown("bob: again the lobby")
+            await bob.do("leave", room="tea")
+            await ada.until_shown("[System] bob left tea")
+        assert [line[8:] for line in seen if re.match(r"\[\d\d:\d\d\]", line)] == [
+            "(lobby) bob: here is the lobby",
+            "bob: here is the tea",
+            "(tea) bob: again the tea",
+            "bob: again the lobby",
+        ]
+
+    async def test_what_was_said_meanwhile_comes_once_above_what_is_half_typed(
+        self, tmux: Tmux, tmp_path: Path
+    ) -> None:
+        """The server is killed, and somebody writes before the client has come back."""
+        database = tmp_path / "chat.db"
+        async with serving(database, transports=["ws"]) as server:
+            url = server.urls["ws"]
+            ada = await entered(tmux, url, "ada")
+            await ada.enter("before")
+            await ada.until_shown("ada: before")
+            await ada.type("half a thou")
+            await ada.until(lambda lines: lines[-1] == "lobby> half a thou")
+            server.signal(signal.SIGKILL)
+            await ada.until_shown("trying again")
+        await said_meanwhile(database, "bob", "meanwhile")
+        async with serving(database, "--port", port(url), transports=["ws"]):
+            await ada.until(
+                lambda lines: "bob: meanwhile" in lines[-2] and lines[-1] == "lobby> half a thou"
+            )
+            await ada.type("ght")
+            await ada.press("Enter")
+            await ada.until(
+                lambda lines: "ada: half a thought" in lines[-2] and lines[-1] == "lobby>"
+            )
+            async with present(server.urls["ws"], "bob") as bob:
+                history = await bob.do("history", room="lobby")
+            seen = await ada.lines()
+        said = ["ada: before", "bob: meanwhile", "ada: half a thought"]
+        assert said == [line[8:] for line in seen if re.match(r"\[\d\d:\d\d\]", line)]
+        assert said == [f"{each['sender']}: {each['content']}" for each in history["messages"]]
 
 
 class TestNoServer:
@@ -425,30 +499,51 @@ async def test_a_hostile_message_is_shown_as_it_is_written(
     assert not set("\u202e\x9b\x1b") & set("".join(lines))
 
 
-async def scripted(
-    directory: Path, *arguments: str, typed: str = ""
-) -> tuple[int | None, str, str]:
-    """Return the status of a command, and what it wrote to its two outputs."""
+@contextlib.asynccontextmanager
+async def script(
+    directory: Path, *arguments: str, stdout: int = asyncio.subprocess.PIPE
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """chat-cli with pipes, which keeps its logins in a directory."""
     process = await asyncio.create_subprocess_exec(
         *CLIENT,
         *arguments,
         env={**os.environ, "XDG_STATE_HOME": str(directory)},
         stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
+        stdout=stdout,
         stderr=asyncio.subprocess.PIPE,
     )
-    async with asyncio.timeout(PATIENCE):
+    try:
+        async with asyncio.timeout(PATIENCE):
+            yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.communicate()
+
+
+async def scripted(
+    directory: Path, *arguments: str, typed: str = ""
+) -> tuple[int | None, str, str]:
+    """Return the status of a command, and what it wrote to its two outputs."""
+    async with script(directory, *arguments) as process:
         out, err = await process.communicate(typed.encode())
     return process.returncode, out.decode(), err.decode()
+
+
+async def logged_in(directory: Path, url: str, name: str = "ada", *, new: bool = True) -> str:
+    """Have a directory keep a login, and return its token."""
+    login = ("login", url, "--username", name, "--password-stdin", *["--register"][:new])
+    status, _, err = await scripted(directory, *login, typed=f"{PASSWORD}\n")
+    assert (status, err) == (0, "")
+    tokens = json.loads((directory / "chatcore" / "tokens.json").read_text())
+    return str(tokens[url])
 
 
 async def test_a_script_logs_in_once_and_sends_and_reads(
     server: ServerProcess, tmp_path: Path
 ) -> None:
     url = server.urls["ws"]
-    login = ("login", url, "--username", "ada", "--password-stdin", "--register")
-    status, _, err = await scripted(tmp_path, *login, typed=f"{PASSWORD}\n")
-    assert (status, err) == (0, "")
+    await logged_in(tmp_path, url)
     file = tmp_path / "chatcore" / "tokens.json"
     assert file.stat().st_mode & 0o777 == 0o600
     assert file.parent.stat().st_mode & 0o777 == 0o700
@@ -472,6 +567,117 @@ async def test_a_script_logs_in_once_and_sends_and_reads(
     assert "Log in first" in err
 
 
+async def test_a_second_login_revokes_the_one_that_it_replaces(
+    server: ServerProcess, tmp_path: Path
+) -> None:
+    """Or nobody could revoke it: no file has it any more."""
+    url = server.urls["ws"]
+    first = await logged_in(tmp_path, url)
+    second = await logged_in(tmp_path, url, new=False)
+    async with connected(url) as peer:
+        refused = await peer.do("login", token=first)
+        assert refused["error"]["code"] == "bad_credentials"
+        assert (await peer.do("login", token=second))["user"]["username"] == "ada"
+    third = await logged_in(tmp_path, url, "bob")
+    assert (0, "", "") == await scripted(tmp_path, "send", "--server", url, "I am bob")
+    async with connected(url) as peer:
+        refused = await peer.do("login", token=second)
+        assert refused["error"]["code"] == "bad_credentials"
+        assert (await peer.do("login", token=third))["user"]["username"] == "bob"
+
+
+@pytest.mark.parametrize("leave", ["C-c", "C-d", "/exit"])
+async def test_a_login_through_the_menu_is_revoked_at_the_end(
+    tmux: Tmux, tmp_path: Path, leave: str
+) -> None:
+    database = tmp_path / "chat.db"
+    async with serving(database, transports=["ws"]) as server:
+        with contextlib.closing(sqlite3.connect(database)) as connection:
+
+            def tokens() -> int:
+                return int(connection.execute("SELECT count(*) FROM tokens").fetchone()[0])
+
+            ada = await entered(tmux, server.urls["ws"], "ada")
+            assert tokens() == 1
+            await (ada.enter(leave) if leave.startswith("/") else ada.press(leave))
+            assert await ada.status() == 0
+            assert tokens() == 0
+
+
+async def test_a_login_that_is_kept_outlives_a_conversation(
+    server: ServerProcess, tmp_path: Path
+) -> None:
+    url = server.urls["ws"]
+    token = await logged_in(tmp_path, url)
+    status, out, err = await scripted(tmp_path, "connect", url, typed="hello\n/exit\n")
+    assert (status, err) == (0, "")
+    assert "1. Register" not in out
+    async with connected(url) as peer:
+        assert (await peer.do("login", token=token))["user"]["username"] == "ada"
+
+
+async def test_tail_ends_when_nobody_reads_on(server: ServerProcess, tmp_path: Path) -> None:
+    """At once, not when the next message comes, which may be never."""
+    url = server.urls["ws"]
+    await logged_in(tmp_path, url)
+    await scripted(tmp_path, "send", "--server", url, "the last for today")
+    reading, writing = os.pipe()
+    async with script(tmp_path, "tail", "--server", url, stdout=writing) as process:
+        os.close(writing)
+        assert (await asyncio.to_thread(os.read, reading, 99)).endswith(
+            b"ada: the last for today\n"
+        )
+        os.close(reading)
+        _, err = await process.communicate()
+    assert (process.returncode, err) == (0, b"")
+
+
+async def test_tail_prints_each_event_once_across_a_restart(tmp_path: Path) -> None:
+    database = tmp_path / "chat.db"
+    async with serving(database, transports=["ws"]) as server:
+        url = server.urls["ws"]
+        await logged_in(tmp_path, url)
+        assert (0, "", "") == await scripted(tmp_path, "send", "--server", url, typed="one\ntwo\n")
+        async with script(tmp_path, "tail", "--json", "-n", "1", "--server", url) as process:
+            assert process.stdout is not None
+            said = [json.loads(await process.stdout.readline())]
+            assert said[0]["content"] == "two"
+            server.signal(signal.SIGKILL)
+            await server.exit_code()
+            await said_meanwhile(database, "bob", "three", "four")
+            async with (
+                serving(database, "--port", port(url), transports=["ws"]) as again,
+                present(again.urls["ws"], "bob") as bob,
+            ):
+                await bob.do("send", room="lobby", content="five")
+                await bob.do("leave", room="lobby")
+                while said[-1].get("action") != "leave":
+                    said.append(json.loads(await process.stdout.readline()))
+                process.send_signal(signal.SIGINT)
+                assert await process.communicate() == (b"", b"\n")
+    assert [event["content"] for event in said if event["event"] == "message"] == [
+        *("two", "three", "four", "five"),
+    ]
+    first = said[0]["seq"]
+    assert [event["seq"] for event in said] == list(range(first, first + len(said)))
+
+
+async def test_an_interrupted_script_has_status_130(server: ServerProcess, tmp_path: Path) -> None:
+    """Not 0, as of one that has done all; nor a traceback."""
+    url = server.urls["ws"]
+    await logged_in(tmp_path, url)
+    async with script(tmp_path, "tail", "--server", url) as tail:
+        assert tail.stdout is not None
+        async with script(tmp_path, "send", "--server", url) as send:
+            assert send.stdin is not None
+            send.stdin.write(b"one\n")
+            assert (await tail.stdout.readline()).endswith(b"ada: one\n")
+            for process in (send, tail):
+                process.send_signal(signal.SIGINT)
+                assert await process.communicate() == (b"", b"\n")
+                assert process.returncode == 130
+
+
 async def test_a_file_of_tokens_that_others_may_read_or_that_is_damaged_is_refused(
     server: ServerProcess, tmp_path: Path
 ) -> None:
@@ -486,16 +692,22 @@ async def test_a_file_of_tokens_that_others_may_read_or_that_is_damaged_is_refus
         assert why in err
 
 
-async def test_a_hostile_server_cannot_reach_the_terminal() -> None:
-    """Whatever text comes from it, names and errors and its goodbye too."""
-    evil = "\x1b]0;title\x07\x9b2J\u202e\x7f"
+EVIL = "\x1b]0;title\x07\x9b2J\u202e\x7f"
+HARMLESS = r"\x1b]0;title\x07\x9b2J\u202e\x7f"
+
+
+@contextlib.asynccontextmanager
+async def hostile_server() -> AsyncIterator[str]:
+    """The address of a server whose every text is EVIL: names, titles, errors, its goodbye."""
+    evil = EVIL
     room = {"name": evil, "kind": "public", "title": evil, "topic": evil}
     place = {"epoch": "e", "first": 1, "head": 0, "read": 0, "unread": 0}
     now = "2026-11-24T12:00:00.000Z"
     user = {"username": evil, "display_name": evil}
     login: dict[str, object] = {"user": user, "token": "t", "expires": now, "rooms": []}
-    joined = {"room": room, "role": "member", **place, "recovered": False, "events": []}
     message = {"room": evil, "seq": 1, "sender": evil, "timestamp": now, "content": evil}
+    said = [{"event": "message", **message}]
+    joined = {"room": room, "role": "member", **place, "recovered": False, "events": said}
     answers: dict[str, dict[str, object]] = {
         "login": login,
         "join": joined,
@@ -527,17 +739,87 @@ async def test_a_hostile_server_cannot_reach_the_terminal() -> None:
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as hostile:
         url = f"tcp://127.0.0.1:{hostile.sockets[0].getsockname()[1]}"
-        async with client("connect", url) as process:
-            assert process.stdin is not None
-            process.stdin.write(b"1\nada\nx\n2\nada\nx\n/rooms\nhello\n")
-            assert process.stdout is not None
-            out = (await process.stdout.read()).decode()
-            assert process.stderr is not None
-            assert await process.stderr.read() == b""
-            await process.wait()
-    assert process.returncode == 1
-    assert out.count(r"\x1b]0;title\x07\x9b2J\u202e\x7f") >= 8
-    assert set() == set(out) & set("\x1b\x07\x9b\u202e\x7f")
+        yield url
+
+
+def assert_harmless(raw: bytes) -> None:
+    """Check that nothing of EVIL is there as it is."""
+    text = raw.decode()
+    assert HARMLESS in text
+    assert set() == set(text) & set("\x07\x9b\u202e\x7f")
+    assert "\x1b]" not in text  # prompt_toolkit has sequences of its own, and none like it
+
+
+async def test_a_hostile_server_cannot_reach_what_reads_a_pipe() -> None:
+    async with hostile_server() as url, client("connect", url) as process:
+        assert process.stdin is not None
+        process.stdin.write(b"1\nada\nx\n2\nada\nx\n/rooms\nhello\n")
+        assert process.stdout is not None
+        out = await process.stdout.read()  # before the end of the input, which would end it too
+        assert process.stderr is not None
+        assert await process.stderr.read() == b""
+        assert await process.wait() == 1
+    assert out.count(HARMLESS.encode()) >= 8
+    assert b"\x1b" not in out
+    assert_harmless(out)
+
+
+async def test_a_hostile_server_cannot_reach_a_terminal(tmux: Tmux, tmp_path: Path) -> None:
+    """Of all bytes that are written to it, those of the input line too."""
+    file = tmp_path / "bytes"
+    async with hostile_server() as url:
+        wait = ("sh", "-c", 'read go; exec "$@"', "sh")  # until what it writes is recorded
+        pane = await tmux.open(*wait, *CLIENT, "connect", url, width=200)
+        await pane.record(file)
+        await pane.enter("go")
+        await pane.until_shown("Choose an option:")
+        await pane.enter("1", "ada", "x")
+        await pane.until_shown(HARMLESS)  # an error
+        await pane.enter("2", "ada", "x")
+        await pane.until(lambda lines: lines[-1] == f"{HARMLESS}>")
+        await pane.enter("/rooms", "/users", "hello")
+        assert await pane.status() == 1
+        await eventually(lambda: b"Disconnected from server" in file.read_bytes())
+    raw = file.read_bytes()
+    assert b"\x1b[" in raw  # it is a terminal's
+    assert raw.count(HARMLESS.encode()) >= 10
+    assert_harmless(raw)
+
+
+async def test_a_hostile_server_cannot_reach_the_terminal_of_a_script(tmp_path: Path) -> None:
+    async with hostile_server() as url:
+        login = ("login", url, "--username", EVIL, "--password-stdin")
+        status, out, err = await scripted(tmp_path, *login, typed="x\n")
+        assert (status, err) == (0, "")
+        assert_harmless(out.encode())
+        for command in (("send", "hello"), ("tail", "--no-follow")):
+            _, out, err = await scripted(tmp_path, *command, "--server", url)
+            assert "\x1b" not in out + err
+            assert_harmless((out + err).encode())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (EVIL,),
+        (f"--{EVIL}",),
+        ("connect", EVIL),
+        ("connect", "a", EVIL, EVIL),
+        ("connect", f"--room={EVIL}", f"--{EVIL}"),
+        ("tail", EVIL),
+        ("tail", "-n", EVIL),
+        ("send", "--server", EVIL, "hello"),
+        ("login", "--password-stdin", EVIL),
+    ],
+    ids=lambda arguments: ascii(" ".join(arguments)),
+)
+async def test_a_hostile_command_line_is_refused_in_print(
+    tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    status, out, err = await scripted(tmp_path, *arguments)
+    assert (status, out) == (2, "")
+    assert "\x1b" not in err
+    assert_harmless(err.encode())
 
 
 async def test_importing_the_command_line_is_cheap() -> None:

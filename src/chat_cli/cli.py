@@ -18,6 +18,9 @@ TIPS = """\
   - Is that its address? `chat-cli connect ws://HOST:PORT/ws` connects to another.
   - Does a firewall stand in between?"""
 
+INTERRUPTED = 130
+"""The exit status after Ctrl+C, as a shell has it for who dies of the signal."""
+
 T = TypeVar("T")
 
 _URL = "ws://localhost:5050/ws"
@@ -35,12 +38,33 @@ _room = click.option("--room", default="lobby", show_default=True, help="The roo
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(chatcore.__version__, prog_name="chat-cli")
-def main() -> None:
+@click.version_option(chatcore.__version__)
+def commands() -> None:
     """Chat in a terminal, or from a script."""
 
 
-@main.command()
+def main() -> None:
+    """Do what the command line says, and end the program."""
+    try:
+        sys.exit(commands.main(prog_name="chat-cli", standalone_mode=False))
+    except click.Abort:  # Ctrl+C, or the end of the input at a question
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # Nobody reads on: nothing is wrong, and Python's exit must not flush into it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.UsageError as error:
+        if error.ctx is not None:
+            click.echo(error.ctx.get_usage(), err=True)
+            click.echo(f"Try '{error.ctx.command_path} --help' for help.\n", err=True)
+        # It repeats the command line, and a script may have that from anywhere.
+        click.echo(printable(f"Error: {error.format_message()}"), err=True)
+        sys.exit(error.exit_code)
+
+
+@commands.command()
 @click.argument("url", envvar="SERVER_URL", default=_URL)
 @click.option("--room", default="lobby", show_default=True, help="The room to join first.")
 def connect(url: str, room: str) -> None:
@@ -55,10 +79,13 @@ def connect(url: str, room: str) -> None:
     token = _token(target)
     from chat_cli.conversation import converse  # slow to import, and --help does without
 
-    sys.exit(_run(converse(target, room, token), url))
+    try:
+        sys.exit(_run(converse(target, room, token), url))
+    except KeyboardInterrupt:  # one of the ways to leave
+        sys.exit(0)
 
 
-@main.command()
+@commands.command()
 @click.argument("url", envvar="SERVER_URL", default=_URL)
 @click.option("--username", help="Who logs in; asked for where it is not given.")
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
@@ -66,13 +93,14 @@ def connect(url: str, room: str) -> None:
 def login(url: str, username: str | None, password_stdin: bool, register: bool) -> None:
     """Log in at URL and keep the login, in a file that only you may read.
 
-    From then on connect, send and tail are you there, until `chat-cli logout`.
+    From then on connect, send and tail are you there, until `chat-cli logout`.  A
+    login that was kept for URL before is revoked.
     """
     from chat_cli import tokens
 
     target = _target(url, "URL")
     try:
-        tokens.kept(target)  # which finds fault with the file before anybody types
+        before = tokens.kept(target)  # which finds fault with the file before anybody types
         if username is None:
             if password_stdin:
                 raise click.UsageError("--password-stdin needs --username")
@@ -85,12 +113,14 @@ def login(url: str, username: str | None, password_stdin: bool, register: bool) 
 
         token = _run(log_in(target, username, password, new=register), url)
         tokens.keep(target, token)
+        if before is not None:
+            _run(_revoke(target, before), url)
     except tokens.Unusable as error:
         _fail(error)
     click.echo(printable(f"Logged in as {username}; kept in {tokens.path()}"))
 
 
-@main.command()
+@commands.command()
 @click.argument("url", envvar="SERVER_URL", default=_URL)
 def logout(url: str) -> None:
     """Revoke the login that was kept for URL, and forget it."""
@@ -101,21 +131,14 @@ def logout(url: str) -> None:
         token = tokens.kept(target)
         if token is None:
             _fail(f"No login is kept for {target}")
-        from chat_cli.scripts import log_out
-        from chatcore.errors import BadCredentials
-
-        async def revoke() -> None:
-            with contextlib.suppress(BadCredentials):  # it is none any more
-                await log_out(target, token)
-
-        _run(revoke(), url)
+        _run(_revoke(target, token), url)
         tokens.keep(target, None)
     except tokens.Unusable as error:
         _fail(error)
     click.echo("Logged out")
 
 
-@main.command()
+@commands.command()
 @_server
 @_room
 @click.argument("text", nargs=-1)
@@ -132,7 +155,7 @@ def send(url: str, room: str, text: tuple[str, ...]) -> None:
     _run(scripts.send(target, token, room, " ".join(text) if text else None), url)
 
 
-@main.command()
+@commands.command()
 @_server
 @_room
 @click.option("--json", "as_json", is_flag=True, help="Print each event as a line of JSON.")
@@ -149,11 +172,15 @@ def tail(url: str, room: str, as_json: bool, last: int, follow: bool) -> None:
     token = _needed(target)
     from chat_cli import scripts
 
-    try:
-        _run(scripts.tail(target, token, room, last, follow=follow, as_json=as_json), url)
-    except BrokenPipeError:
-        # Nobody reads on: nothing is wrong, and Python's exit must not flush into it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    _run(scripts.tail(target, token, room, last, follow=follow, as_json=as_json), url)
+
+
+async def _revoke(target: str, token: str) -> None:
+    from chat_cli.scripts import log_out
+    from chatcore.errors import BadCredentials
+
+    with contextlib.suppress(BadCredentials):  # it is none any more
+        await log_out(target, token)
 
 
 def _target(url: str, hint: str) -> str:
@@ -162,7 +189,7 @@ def _target(url: str, hint: str) -> str:
     try:
         return address(url)
     except ValueError as error:
-        raise click.BadParameter(printable(str(error)), param_hint=hint) from error
+        raise click.BadParameter(str(error), param_hint=hint) from error
 
 
 def _token(target: str) -> str | None:
@@ -194,8 +221,6 @@ def _run(doing: Coroutine[Any, Any, T], url: str) -> T:
         _fail(f"{error}; `chat-cli login` logs in anew")
     except ChatError as error:
         _fail(error)
-    except KeyboardInterrupt:
-        sys.exit(0)
 
 
 def _fail(why: object) -> NoReturn:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+import os
+import select
+import stat
+import sys
 from collections.abc import Callable
 
 from chat_cli.printable import printable
@@ -51,7 +57,51 @@ async def send(target: str, token: str, room: str, text: str | None) -> None:
 async def tail(
     target: str, token: str, room: str, last: int, *, follow: bool, as_json: bool
 ) -> None:
-    """Print a room's newest events, and then each as it comes.  Raises ChatError."""
+    """Print a room's newest events, and then each as it comes.
+
+    Returns when nobody can read any more what is printed.  Raises ChatError, and
+    BrokenPipeError where that was noticed in printing.
+    """
+    following = _follow(target, token, room, last, follow=follow, as_json=as_json)
+    both = [asyncio.create_task(following), asyncio.create_task(_hung_up())]
+    try:
+        done, _ = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in both:
+            task.cancel()
+        await asyncio.gather(*both, return_exceptions=True)
+
+
+async def _hung_up() -> None:
+    """Wait until nobody can read standard output any more; for ever where that cannot be known."""
+    hung_up = asyncio.Event()
+    out = sys.__stdout__
+    if out is not None and _is_pipe(descriptor := out.fileno()):
+        loop = asyncio.get_running_loop()
+
+        def look() -> None:
+            poll = select.poll()
+            poll.register(descriptor, 0)
+            if poll.poll(0):  # nothing was asked for, so this is an error or a hangup
+                hung_up.set()
+            loop.remove_reader(descriptor)
+
+        with contextlib.suppress(NotImplementedError):  # Windows
+            # A pipe that is only written to is "readable" once its reader is gone.
+            loop.add_reader(descriptor, look)
+    await hung_up.wait()
+
+
+def _is_pipe(descriptor: int) -> bool:
+    mode = os.fstat(descriptor).st_mode
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+
+async def _follow(
+    target: str, token: str, room: str, last: int, *, follow: bool, as_json: bool
+) -> None:
     write = _as_json if as_json else _as_text
     async with connect(target, token=token) as chat:
         joined = await chat.join(room, history=last)

@@ -32,8 +32,8 @@ help: ## Say what can be made
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
 	@echo 'ARGS is handed on: make test ARGS="-k login", make run ARGS="--port 8000".'
 
-run: $(VENV)/.run ## Start the chat server: WebSocket on 5050, TCP on 5051
-	$(BIN)/chat-serve --transport ws --transport tcp $(ARGS)
+run: $(VENV)/.run ## Start the chat server: WebSocket, Socket.IO and HTTP on 5050, TCP on 5051
+	$(BIN)/chat-serve --transport ws --transport tcp --transport socketio $(ARGS)
 
 test: $(VENV)/.dev ## Run the tests
 	$(BIN)/pytest $(ARGS)

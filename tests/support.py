@@ -37,7 +37,15 @@ class ServerProcess:
             _, found, url = line.partition(" listening on ")
             if found:
                 scheme = url.partition(":")[0]
-                self.urls[scheme if scheme in ("ws", "tcp") else scheme[:-1]] = url
+                door = scheme if scheme in ("ws", "tcp") else scheme[:-1]
+                self.urls["socketio" if url.endswith("/socket.io/") else door] = url
+
+    @property
+    def http(self) -> str:
+        """Where the web's doors are, without a path."""
+        url = self.urls.get("socketio") or self.urls["ws"]
+        scheme, _, rest = url.partition("://")
+        return f"{scheme.replace('ws', 'http')}://{rest.partition('/')[0]}"
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)

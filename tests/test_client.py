@@ -11,11 +11,20 @@ from typing import Any, TypeAlias
 
 import orjson
 import pytest
+import websockets
 
 from chat_transports import client
 from chat_transports.client import Backoff, CannotConnect, Client, connect
 from chatcore import Message
-from chatcore.errors import BadCredentials, Conflict, Invalid, NotMember, TooLarge, Unavailable
+from chatcore.errors import (
+    BadCredentials,
+    Conflict,
+    Internal,
+    Invalid,
+    NotMember,
+    TooLarge,
+    Unavailable,
+)
 from chatcore.events import Connected, Event, Lost, Notice, Reconnecting, Reset, Resumed
 from chatcore.testing import PATIENCE
 from tests.support import PASSWORD, serving
@@ -214,6 +223,33 @@ async def test_who_does_not_iterate_misses_nothing(
     assert list(range(joined.head + 1, joined.head + 1 + len(seqs))) == seqs
 
 
+async def test_reading_on_after_a_leave_does_not_undo_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(client, "EVENTS_HELD", 4)
+    monkeypatch.setattr(client, "EVENTS_MOST", 8)
+    async with (
+        serving(tmp_path / "chat.db", "--limits", "none") as server,
+        connect(server.urls["tcp"]) as chat,
+        connect(server.urls["ws"]) as other,
+    ):
+        await chat.register("ada", PASSWORD)
+        await chat.join("lobby")
+        await other.register("bob", PASSWORD)
+        await other.join("lobby")
+        for n in range(20):
+            await other.send("lobby", str(n))
+            await chat.ping()
+        leaving = asyncio.create_task(chat.leave("lobby"))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.3):
+                async for _ in chat:
+                    pass
+        await leaving
+        members = await other.members("lobby")
+    assert ["bob"] == [member.username for member in members.members]
+
+
 # With a server that follows a script.
 
 Frame: TypeAlias = dict[str, Any]
@@ -378,6 +414,61 @@ async def test_a_refusal_that_will_pass_is_waited_for() -> None:
 
     async with following(script) as url, connect(url, token="cc_1") as chat:
         assert (await chat.send("lobby", "hi")).seq == 2
+
+
+async def test_a_server_that_answers_something_else_costs_one_call() -> None:
+    async def script(hear: Any, say: Any) -> None:
+        say({"hello": HELLO})
+        say(login((await hear("login"))["id"]))
+        say(joined((await hear("send"))["id"], 1))
+        say({"reply": "newer", "id": (await hear("who"))["id"]})
+        say([], {"event": "newer"}, {"event": "message", "room": "lobby"}, {"reply": "ping"})
+        say({"reply": "ping", "id": (await hear("ping"))["id"]})
+        await hear("nothing more")
+
+    async with following(script) as url, connect(url, token="cc_1") as chat:
+        with pytest.raises(Internal, match="something else"):
+            await chat.send("lobby", "hi")
+        with pytest.raises(Internal, match="cannot be understood"):
+            await chat.who("lobby")
+        await chat.ping()
+
+
+async def test_a_hole_that_stays_is_no_reason_to_ask_for_ever() -> None:
+    async def holes(hear: Any, say: Any) -> None:
+        say({"hello": HELLO})
+        say(login((await hear("login"))["id"]))
+        say(joined((await hear("join"))["id"], 1), message(3))
+        say(joined((await hear("join"))["id"], 3, message(3), recovered=True))
+        await hear("nothing more")
+
+    async with following(holes) as url, connect(url, token="cc_1") as chat:
+        await chat.join("lobby")
+        seen = await until(chat, lambda event: isinstance(event, Reconnecting))
+    assert isinstance(seen[-1], Reconnecting)
+    assert seen[-1].reason == "lobby has a hole after 1"
+
+
+async def test_a_server_that_takes_nothing_more_is_left_too() -> None:
+    """Even a goodbye finds no room in a full buffer."""
+    stuck = asyncio.Event()
+
+    async def deaf(connection: websockets.ServerConnection) -> None:
+        await connection.send(orjson.dumps({"hello": {**HELLO, "ping": 0.2}}).decode())
+        said = orjson.loads(await connection.recv())
+        await connection.send(orjson.dumps(login(said["id"])).decode())
+        connection.transport.pause_reading()
+        await stuck.wait()
+
+    async with websockets.serve(deaf, "127.0.0.1", 0, ping_interval=None, close_timeout=0) as door:
+        url = f"ws://127.0.0.1:{next(iter(door.sockets)).getsockname()[1]}/ws"
+        async with connect(url, token="c", backoff=SOON) as chat:
+            sends = [asyncio.create_task(chat.send("lobby", "x" * 60_000)) for _ in range(200)]
+            await until(chat, lambda event: isinstance(event, Connected))
+            stuck.set()
+        assert {type(error) for error in await asyncio.gather(*sends, return_exceptions=True)} == {
+            Unavailable
+        }
 
 
 async def test_a_silent_server_is_left() -> None:

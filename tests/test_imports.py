@@ -115,3 +115,19 @@ main()
     assert ran.returncode == 1
     assert f"pip install 'chatcore[{extra}]'" in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+def test_the_socketio_door_without_its_extra_says_what_to_install() -> None:
+    script = """
+import sys
+sys.modules["socketio"] = None
+sys.argv = ["chat-serve", "--transport", "socketio"]
+from chat_transports.server import main
+main()
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 2
+    assert "pip install 'chatcore[socketio]'" in ran.stderr
+    assert "Traceback" not in ran.stderr

@@ -88,10 +88,10 @@ async def websocket() -> AsyncIterator[tuple[Link, LinkPeer]]:
 
 
 @contextlib.asynccontextmanager
-async def uvicorn_serving(app: Any) -> AsyncIterator[int]:
+async def uvicorn_serving(app: Any, ws_max_size: int = MAX_FRAME) -> AsyncIterator[int]:
     """Serve an ASGI application on a free port, in this process."""
     config = uvicorn.Config(
-        app, ws="websockets-sansio", ws_max_size=MAX_FRAME, lifespan="off", log_config=None
+        app, ws="websockets-sansio", ws_max_size=ws_max_size, lifespan="off", log_config=None
     )
     config.ws_per_message_deflate = False
     server = uvicorn.Server(config)

@@ -124,6 +124,7 @@ async def test_a_second_server_on_one_file(tmp_path: Path) -> None:
         ("--token-days", "nan"),
         ("--token-days", "1e12"),
         ("--certfile", __file__),
+        ("--legacy-join",),
     ],
 )
 async def test_wrong_options_are_told(arguments: tuple[str, ...]) -> None:
@@ -490,6 +491,13 @@ async def test_a_path_that_is_not_there_is_404() -> None:
             with pytest.raises(websockets.InvalidStatus) as refused:
                 await connect(server.urls["ws"].removesuffix("/ws") + path)
             assert refused.value.response.status_code == 404
+            assert refused.value.response.body == b"There is nothing here; the chat is at /ws"
+    async with serving(transports=["socketio"]) as server:
+        with pytest.raises(websockets.InvalidStatus) as refused:
+            await connect(server.http.replace("http", "ws") + "/ws")
+        assert refused.value.response.status_code == 404
+        told = b"There is nothing here; the chat is at /socket.io/"
+        assert refused.value.response.body == told
 
 
 async def test_a_reader_that_stops_does_not_hold_up_the_others(tmp_path: Path) -> None:

@@ -168,6 +168,8 @@ class _Position:
     """Something did not come, or had no room; it is asked for when there is room."""
     leaving: bool = False
     """The user has left; the event that says so is on its way."""
+    asked: int | None = None
+    """The `seq` from which it was last joined again."""
 
 
 class _Pace:
@@ -202,6 +204,9 @@ class Client(Participant):
     `asyncio.timeout` where waiting must have an end.
 
     `send` keeps to the rate that the server told, and waits where the server asks it to.
+    What follows must await what comes first in two cases: a send that the server put
+    off may come after those that were under way behind it, and commands other than
+    `send` and `leave` do not wait for those.
 
     Between events the iteration has notices: Reconnecting, Connected, and for each
     room then Resumed, Reset or Lost.  It ends when the server will not have the
@@ -279,8 +284,10 @@ class Client(Participant):
         while not self._events:
             if self.state == "closed":
                 raise StopAsyncIteration
+            # To join a room again would undo a leave that is on its way.
+            leaving = any(isinstance(each.command, commands.Leave) for each in self._asked.values())
             for room, position in self._rooms.items():
-                if position.behind:
+                if position.behind and not leaving:
                     self._join_again(room, position)
             await self._change()
         event = self._events.popleft()
@@ -307,6 +314,7 @@ class Client(Participant):
 
     async def logout(self, *, everywhere: bool = False) -> None:
         """Revoke the token, or all of the user's; the server then ends the connection."""
+        self._password = None  # whatever happens now, it must not log in again
         await self._ask(commands.Logout(everywhere), LogoutReply)
 
     # Asking.
@@ -322,7 +330,11 @@ class Client(Participant):
             raise TooLarge(f"A command has at most {self.hello.limits.frame_bytes} bytes")
         self._asked[asked.id] = asked
         self._queue(asked)
-        reply = await asked.answer
+        try:
+            reply = await asked.answer
+        except asyncio.CancelledError:
+            self._give_up(asked)
+            raise
         if not isinstance(reply, expected):
             raise Internal("The server answered something else")
         return reply
@@ -339,6 +351,16 @@ class Client(Participant):
             self._at_once.append(asked)
         self._changed.set()
 
+    def _give_up(self, asked: _Asked) -> None:
+        """Forget a command whose caller was cancelled, unless it is on its way already."""
+        if asked.sent or self._asked.pop(asked.id, None) is None:
+            return
+        if asked in self._at_once:
+            self._at_once.remove(asked)
+        elif (asked.id, asked) in self._durable:
+            self._durable.remove((asked.id, asked))
+            heapq.heapify(self._durable)
+
     def _ask_myself(self, command: Command) -> None:
         """Ask before anything else; the answer is for this client, not for its user."""
         asked = self._new(command, own=True)
@@ -347,7 +369,7 @@ class Client(Participant):
         self._changed.set()
 
     def _join_again(self, room: str, position: _Position) -> None:
-        position.joining, position.behind = True, False
+        position.joining, position.behind, position.asked = True, False, position.seq
         self._ask_myself(commands.Join(room, Since(position.epoch, position.seq)))
 
     # The connection, again and again.
@@ -356,6 +378,7 @@ class Client(Participant):
         error: ChatError | None = None
         try:
             while True:
+                error = Internal("The client made a mistake")
                 error = await self._connection()
                 if not self._opened.done():
                     self._opened.set_exception(error)
@@ -364,14 +387,16 @@ class Client(Participant):
                     return
                 if not error.retryable and not isinstance(error, Internal):
                     return
-                delay = (error.retry_after or 0) + self._backoff.delay(self._failures)
+                delay = max(0, error.retry_after or 0) + self._backoff.delay(self._failures)
                 self._failures += 1
                 self.state = "reconnecting"
                 if self._events and isinstance(self._events[-1], Reconnecting):
                     self._events.pop()
                 self._tell(Reconnecting(error.message, delay))
                 await asyncio.sleep(delay)
-                error = None
+        except asyncio.CancelledError:
+            error = None
+            raise
         finally:
             self.state, self.error = "closed", None if self._logged_out else error
             self._changed.set()
@@ -415,7 +440,8 @@ class Client(Participant):
         match await self._told(pipe):
             case Hello(v=version) as hello if version == PROTOCOL:
                 self.hello = hello
-                self._pace.rate = hello.limits.messages
+                rate = hello.limits.messages
+                self._pace.rate = rate if rate and rate.rate > 0 else None
             case _:
                 raise CannotConnect("what answers is no chat server that this client understands")
 
@@ -528,30 +554,16 @@ class Client(Participant):
         assert self.hello is not None
         if self._unanswered >= self.hello.limits.in_flight:
             return None, None
-        while self._at_once:
-            asked = self._at_once.popleft()
-            if not self._given_up(asked):
-                return asked, None
-        while self._durable:
-            asked = self._durable[0][1]
-            if self._given_up(asked):
-                heapq.heappop(self._durable)
-                continue
-            now = asyncio.get_running_loop().time()
-            seconds = self._pace.wait(now)
-            if seconds > 0:
-                return None, seconds
-            self._pace.take(now)
-            heapq.heappop(self._durable)
-            return asked, None
-        return None, None
-
-    def _given_up(self, asked: _Asked) -> bool:
-        """Forget a command whose caller was cancelled before it was sent."""
-        if asked.answer.done():
-            del self._asked[asked.id]
-            return True
-        return False
+        if self._at_once:
+            return self._at_once.popleft(), None
+        if not self._durable:
+            return None, None
+        now = asyncio.get_running_loop().time()
+        seconds = self._pace.wait(now)
+        if seconds > 0:
+            return None, seconds
+        self._pace.take(now)
+        return heapq.heappop(self._durable)[1], None
 
     # Coming down.
 
@@ -604,7 +616,7 @@ class Client(Participant):
                 self._joined_again(asked.command, outcome)
             return
         match outcome:
-            case JoinReply():
+            case JoinReply() if isinstance(asked.command, commands.Join):
                 self._joined(asked.command, outcome)
             case LoginReply():
                 self._logged_in(outcome)
@@ -620,7 +632,7 @@ class Client(Participant):
     def _once_more(self, asked: _Asked, refusal: ChatError) -> None:
         """Put a durable command back, to be sent when the server may have it."""
         asked.sent, asked.before = False, True
-        seconds = refusal.retry_after or self._backoff.first
+        seconds = max(0, refusal.retry_after or self._backoff.first)
         self._pace.pause(asyncio.get_running_loop().time() + seconds)
         self._queue(asked)
 
@@ -631,10 +643,11 @@ class Client(Participant):
             outcome = LeaveReply(room_name(command.room))  # the first time did it
         if isinstance(outcome, LeaveReply) and (position := self._rooms.get(outcome.room)):
             position.leaving = True
+            if position.behind:
+                del self._rooms[outcome.room]
         return outcome
 
-    def _joined(self, command: Command, reply: JoinReply) -> None:
-        assert isinstance(command, commands.Join)
+    def _joined(self, command: commands.Join, reply: JoinReply) -> None:
         seq = reply.head
         if reply.recovered and command.since is not None:
             seq = reply.events[-1].seq if reply.events else command.since.seq
@@ -658,18 +671,27 @@ class Client(Participant):
                 self._lose(command.room, outcome)
             case ChatError():
                 raise outcome  # which ends this connection; the next may do better
+            case _:
+                raise Internal("the server answered something else")
 
     def _lose(self, room: str, error: ChatError) -> None:
         del self._rooms[room]
         self._tell(Lost(room, error))
 
-    def _follow(self, room: str, seq: int, event: Durable | Other | None) -> None:
+    def _follow(self, room: str, seq: int | None, event: Durable | Other | None) -> None:
         """Give an event if it is the next of its room, and see to it that the next one comes."""
         position = self._rooms.get(room)
-        if position is None or position.joining or position.behind or seq <= position.seq:
+        if position is None or position.joining or position.behind:
             return
-        if seq > position.seq + 1 or len(self._events) >= EVENTS_MOST:
+        if seq is None or seq <= position.seq:
+            return
+        hole = seq > position.seq + 1
+        if hole and position.asked == position.seq:
+            raise Internal(f"{room} has a hole after {position.seq}")  # asking again did not help
+        if hole or len(self._events) >= EVENTS_MOST:
             position.behind = True
+            if position.leaving:  # and joining again would undo it
+                del self._rooms[room]
             self._changed.set()
             return
         position.seq = seq

@@ -83,7 +83,8 @@ async def dial(
                 close_timeout=1,
             )
         )
-    except (OSError, EOFError, WebSocketException, ImportError) as error:  # ImportError: SOCKS
+    except (OSError, EOFError, WebSocketException, ImportError, ValueError) as error:
+        # ImportError: no SOCKS here; ValueError: redirected to another scheme.
         raise CannotConnect(_why(error)) from error
 
 
@@ -121,7 +122,11 @@ class WebSocketPipe:
             raise LinkClosed from None
 
     async def close(self) -> None:
-        await self._connection.close()
+        try:
+            async with asyncio.timeout(1):  # the library's own does not cover a full buffer
+                await self._connection.close()
+        except TimeoutError:
+            self._connection.transport.abort()
 
 
 async def _dial_tcp(target: str, tls: ssl.SSLContext | None) -> TcpPipe:

@@ -6,19 +6,17 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
-from starlette.requests import HTTPConnection
-from starlette.responses import PlainTextResponse
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from chat_transports.inbox import Inbox
+from chat_transports.visitor import credentials, deny, same_origin
 from chatcore.chat import LINGER_SECONDS, Chat
 from chatcore.connection import serve
 from chatcore.events import Bye, Close
-from chatcore.model import MAX_FRAME, Credentials
+from chatcore.model import MAX_FRAME
 from chatcore.ports import Wire
 
 SUBPROTOCOL = "chat.v1"
@@ -38,7 +36,7 @@ def app(chat: Chat, *, allow_origins: Collection[str] = (), server: str = "chatc
     return Starlette(
         routes=[
             route(chat, allow_origins=allow_origins, server=server),
-            WebSocketRoute("/{path:path}", _nothing_here),  # else the answer would be 403
+            nothing_here("/ws"),  # else the answer would be 403
         ]
     )
 
@@ -64,9 +62,9 @@ def route(
     """
 
     async def endpoint(websocket: WebSocket) -> None:
-        if not _same_origin(websocket, allow_origins):
+        if not same_origin(websocket, allow_origins):
             logger.info("refused a page from %s", websocket.headers["origin"])
-            await _deny(
+            await deny(
                 websocket,
                 403,
                 "This page's origin is not allowed: see allow_origins (--allow-origin)",
@@ -76,54 +74,24 @@ def route(
             chat.check_started()
         except RuntimeError as error:
             logger.error("%s", error)  # noqa: TRY400 - one line
-            await _deny(websocket, 503, str(error))
+            await deny(websocket, 503, str(error))
             return
         offered = websocket.scope.get("subprotocols", [])
         await websocket.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None)
         await serve(
-            chat, WebSocketLink(websocket, chat.wire), _credentials(websocket), server=server
+            chat, WebSocketLink(websocket, chat.wire), credentials(websocket), server=server
         )
 
     return WebSocketRoute(path, endpoint)
 
 
-def _same_origin(connection: HTTPConnection, allowed: Collection[str]) -> bool:
-    origin = connection.headers.get("origin")
-    if origin is None or origin in allowed:  # only browsers have one
-        return True
-    here = connection.headers.get("host", "")
-    scheme = {"ws": "http", "wss": "https"}.get(connection.scope["scheme"], "")
-    try:
-        return urlsplit(origin.lower())[:2] == (scheme, here.lower())
-    except ValueError:  # no browser's
-        return False
+def nothing_here(*paths: str) -> WebSocketRoute:
+    """Return a route that stands after all others: 404, and where the chat is."""
 
+    async def endpoint(websocket: WebSocket) -> None:
+        await deny(websocket, 404, f"There is nothing here; the chat is at {' and '.join(paths)}")
 
-async def _nothing_here(websocket: WebSocket) -> None:
-    await _deny(websocket, 404, "There is nothing here; the chat is at /ws")
-
-
-async def _deny(websocket: WebSocket, status: int, text: str) -> None:
-    if "websocket.http.response" in websocket.scope.get("extensions", {}):
-        await websocket.send_denial_response(PlainTextResponse(text, status))
-    else:
-        await websocket.close()
-
-
-def _credentials(connection: HTTPConnection) -> Credentials:
-    scheme, _, bearer = connection.headers.get("authorization", "").partition(" ")
-    subprotocols = tuple(connection.scope.get("subprotocols", ()))
-    token = bearer.strip() if scheme.lower() == "bearer" else None
-    for offered in subprotocols:
-        if offered.startswith("bearer."):
-            token = offered.removeprefix("bearer.")
-    return Credentials(
-        token=token,
-        headers=dict(connection.headers),
-        cookies=connection.cookies,
-        subprotocols=subprotocols,
-        peer=connection.client.host if connection.client else "",
-    )
+    return WebSocketRoute("/{path:path}", endpoint)
 
 
 class WebSocketLink:

@@ -18,13 +18,15 @@ from typing import Any
 
 import uvicorn
 from attrs import frozen
+from starlette.applications import Starlette
+from starlette.routing import BaseRoute, Mount
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 
 import chatcore
-from chat_transports import tcp, websocket
+from chat_transports import http, tcp, websocket
 from chatcore.chat import Chat
 from chatcore.errors import ChatError, RateLimited, SchemaError
 from chatcore.events import Close
@@ -40,6 +42,11 @@ The wait begins anew whenever the loop polls, so it has to be shorter than a tur
 loop: beside turns of 0.2 ms, a limit of 0.5 ms made a thread wait 0.36 s at worst, one
 of 0.1 ms 8 ms.
 """
+
+HANG_UP_SECONDS = 0.05
+"""After the drain: all is answered by then, and uvicorn gives no more than twice as much."""
+WEB = {"ws": ("ws", "/ws"), "socketio": ("http", "/socket.io/")}
+"""The doors that share the web server's port, with HTTP: scheme and path."""
 
 logger = logging.getLogger("chat_transports.server")
 
@@ -62,6 +69,7 @@ class Options:
     limits: Limits
     token_days: float
     bcrypt_cost: int
+    legacy_join: bool
 
 
 def run(options: Options) -> None:
@@ -92,8 +100,8 @@ async def _serve(options: Options) -> None:
         bcrypt_cost=options.bcrypt_cost,
     )
     with contextlib.ExitStack() as sockets:
-        ws = _listen(options, sockets, "ws", options.port)
-        lines = _listen(options, sockets, "tcp", options.tcp_port)
+        ws = _listen(options, sockets, WEB, options.port)
+        lines = _listen(options, sockets, {"tcp"}, options.tcp_port)
         try:
             await chat.__aenter__()
         except ChatError as error:
@@ -119,7 +127,7 @@ async def _open_doors(
     logger.info("%s, database %s", SERVER, options.database)
     if options.limits.messages is None:
         logger.warning("no limits: rates and connection counts are lifted")
-    web = _Web(options, chat)
+    web = _Web(options, _web_app(options, chat))
     try:
         servers = [
             await tcp.listen(chat, sock=each, ssl=options.tls, server=SERVER) for each in lines
@@ -128,7 +136,8 @@ async def _open_doors(
     except OSError as error:
         raise ServerError(f"Cannot open a door: {error.strerror or error}") from error
     serving = asyncio.create_task(web.serve(ws)) if ws else None
-    for scheme, path, listeners in (("ws", "/ws", ws), ("tcp", "", lines)):
+    doors = [(*WEB[each], ws) for each in WEB if each in options.transports]
+    for scheme, path, listeners in (*doors, ("tcp", "", lines)):
         for listener in listeners:
             logger.info("listening on %s", _url(scheme, listener, path, options.tls is not None))
     ended = [asyncio.ensure_future(stop.wait()), asyncio.ensure_future(chat.failed())]
@@ -147,10 +156,33 @@ async def _open_doors(
         await serving
 
 
-class _Requests(HttpToolsProtocol):
-    """uvicorn's HTTP, for who connects and does not ask: counted, and not for long.
+def _web_app(options: Options, chat: Chat) -> Starlette:
+    """Return what the web server serves: the doors that were asked for, and HTTP."""
+    routes: list[BaseRoute] = []
+    on_login = None
+    if "ws" in options.transports:
+        routes.append(websocket.route(chat, allow_origins=options.allow_origins, server=SERVER))
+    if "socketio" in options.transports:
+        from chat_transports import socketio  # an extra of its own
 
-    A WebSocket is counted by the chat as soon as it is one.
+        legacy_join = socketio.LegacyJoin() if options.legacy_join else None
+        if legacy_join is not None:
+            on_login = legacy_join.remember
+            logger.warning("legacy join: a name is proved by a login from the same address")
+        door = socketio.app(
+            chat, allow_origins=options.allow_origins, legacy_join=legacy_join, server=SERVER
+        )
+        routes.append(Mount("/socket.io", door))
+    paths = [path for door, (_, path) in WEB.items() if door in options.transports]
+    routes.append(websocket.nothing_here(*paths))
+    web = http.app(chat, allow_origins=options.allow_origins, server=SERVER, on_login=on_login)
+    return Starlette(routes=[*routes, Mount("/", web)])
+
+
+class _Requests(HttpToolsProtocol):
+    """uvicorn's HTTP, counted; and who connects and does not ask is there not for long.
+
+    A WebSocket is counted by its door as soon as it is one.
     """
 
     peer = ""
@@ -236,10 +268,10 @@ class _Web(uvicorn.Server):
 
     servers: list[asyncio.base_events.Server]
 
-    def __init__(self, options: Options, chat: Chat) -> None:
+    def __init__(self, options: Options, app: Starlette) -> None:
         super().__init__(
             uvicorn.Config(
-                websocket.app(chat, allow_origins=options.allow_origins, server=SERVER),
+                app,
                 ws=_Frames,
                 ws_max_size=MAX_FRAME,
                 ws_per_message_deflate=False,
@@ -259,7 +291,7 @@ class _Web(uvicorn.Server):
         self.config.ssl = options.tls
         self.servers = []
         self._roster = Roster(options.limits)
-        """Of those who have not asked for a WebSocket yet."""
+        """Of those who have no WebSocket: they ask by HTTP, or have not asked yet."""
 
     async def open(self, sockets: list[socket.socket]) -> None:
         """Let people in.  Raises OSError."""
@@ -275,6 +307,16 @@ class _Web(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self.started = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().call_later(HANG_UP_SECONDS, self._hang_up)
+        await super().shutdown(sockets)
+
+    def _hang_up(self) -> None:
+        """Let go of who is in the middle of asking, for a request that is cancelled makes noise."""
+        for connection in [*self.server_state.connections]:
+            if not isinstance(connection, WebSocketsSansIOProtocol):
+                connection.transport.abort()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -300,10 +342,10 @@ def _stop_on_signals() -> asyncio.Event:
 
 
 def _listen(
-    options: Options, stack: contextlib.ExitStack, transport: str, port: int
+    options: Options, stack: contextlib.ExitStack, doors: Collection[str], port: int
 ) -> list[socket.socket]:
     """Take a port on every address of the host.  Raises ServerError."""
-    if transport not in options.transports:
+    if not set(doors) & set(options.transports):
         return []
     taken: list[socket.socket] = []
     try:
@@ -327,7 +369,7 @@ def _listen(
             if error.errno == errno.EADDRINUSE
             else f"cannot be opened: {error.strerror or error}"
         )
-        option = "--port" if transport == "ws" else "--tcp-port"
+        option = "--tcp-port" if "tcp" in doors else "--port"
         raise ServerError(f"{options.host} port {port} {why} ({option})") from error
     return taken
 

@@ -6,6 +6,7 @@ import logging
 import math
 import ssl
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -29,7 +30,7 @@ LEVELS = ("critical", "error", "warning", "info", "debug")
 @click.option(
     "--transport",
     "transports",
-    type=click.Choice(["ws", "tcp"]),
+    type=click.Choice(["ws", "tcp", "socketio"]),
     envvar="CHAT_TRANSPORT",
     multiple=True,
     default=("ws",),
@@ -42,7 +43,7 @@ LEVELS = ("critical", "error", "warning", "info", "debug")
     type=click.IntRange(0, 65535),
     default=5050,
     show_default=True,
-    help="The WebSocket's port; 0 takes a free one.",
+    help="The port of WebSocket, Socket.IO and HTTP; 0 takes a free one.",
 )
 @click.option(
     "--tcp-port",
@@ -102,6 +103,11 @@ LEVELS = ("critical", "error", "warning", "info", "debug")
     show_default=True,
     help="The work a password's hash takes; one more doubles it.",
 )
+@click.option(
+    "--legacy-join",
+    is_flag=True,
+    help="Let old Socket.IO clients join by a name that has just logged in from their address.",
+)
 @click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True)
 @click.version_option(chatcore.__version__, prog_name="chat-serve")
 def main(
@@ -117,6 +123,7 @@ def main(
     limits: str,
     token_days: float,
     bcrypt_cost: int,
+    legacy_join: bool,
     log_level: str,
 ) -> None:
     """Serve a chat until Ctrl+C or SIGTERM, which let everyone finish first.
@@ -131,6 +138,10 @@ def main(
         )
     if keyfile is not None and certfile is None:
         raise click.UsageError("--keyfile needs --certfile")
+    if legacy_join and "socketio" not in transports:
+        raise click.UsageError("--legacy-join needs --transport socketio")
+    if "socketio" in transports and find_spec("socketio") is None:
+        raise click.UsageError("--transport socketio needs pip install 'chatcore[socketio]'")
     _log_to_stderr(log_level)
     options = Options(
         transports=frozenset(transports),
@@ -145,6 +156,7 @@ def main(
         limits=Limits.none() if limits == "none" else Limits(),
         token_days=token_days,
         bcrypt_cost=bcrypt_cost,
+        legacy_join=legacy_join,
     )
     try:
         run(options)

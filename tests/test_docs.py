@@ -10,6 +10,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +35,7 @@ from chatcore.model import Limits, Rate, Room, User
 from chatcore.repository.memory import MemoryRepository
 from chatcore.repository.sql import SqliteRepository
 from chatcore.testing import FakeClock, MemoryLink, Transcript, connect
+from tests.capture import CAPTURE, play, without_times
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
@@ -160,6 +162,23 @@ def test_the_programs_of_a_page_run(page: str, tmp_path: Path) -> None:
     for block in blocks(page, "console"):
         for file, shown in re.findall(r"^\$ python (\w+\.py)\n([^$]*)", block.text, re.MULTILINE):
             assert printed[file] == shown
+
+
+# The terminal.
+
+
+def test_the_readme_shows_the_capture() -> None:
+    shown = re.findall(
+        r"```text\n(.*?)```", (DOCS.parent / "README.md").read_text("utf-8"), re.DOTALL
+    )
+    assert [CAPTURE.read_text("utf-8")] == shown
+
+
+async def test_the_capture_is_what_a_terminal_shows() -> None:
+    """Apart from the times; where it is not, `python -m tests.capture` makes it anew."""
+    with tempfile.TemporaryDirectory() as directory:  # a socket's path must be short
+        seen = await play(Path(directory))
+    assert without_times(CAPTURE.read_text("utf-8")) == without_times(seen)
 
 
 # The protocol's examples.

@@ -624,9 +624,8 @@ async def test_tail_ends_when_nobody_reads_on(server: ServerProcess, tmp_path: P
     reading, writing = os.pipe()
     async with script(tmp_path, "tail", "--server", url, stdout=writing) as process:
         os.close(writing)
-        assert (await asyncio.to_thread(os.read, reading, 99)).endswith(
-            b"ada: the last for today\n"
-        )
+        # Perhaps without its newline, which Python may write on its own.
+        assert b"ada: the last for today" in await asyncio.to_thread(os.read, reading, 99)
         os.close(reading)
         _, err = await process.communicate()
     assert (process.returncode, err) == (0, b"")

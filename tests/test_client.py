@@ -454,7 +454,9 @@ async def test_a_server_that_takes_nothing_more_is_left_too() -> None:
     stuck = asyncio.Event()
 
     async def deaf(connection: websockets.ServerConnection) -> None:
-        await connection.send(orjson.dumps({"hello": {**HELLO, "ping": 0.2}}).decode())
+        limits = {**LIMITS, "in_flight": 1000, "messages": None}
+        hello = {**HELLO, "ping": 0.2, "limits": limits}
+        await connection.send(orjson.dumps({"hello": hello}).decode())
         said = orjson.loads(await connection.recv())
         await connection.send(orjson.dumps(login(said["id"])).decode())
         connection.transport.pause_reading()

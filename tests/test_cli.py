@@ -631,6 +631,22 @@ async def test_tail_ends_when_nobody_reads_on(server: ServerProcess, tmp_path: P
     assert (process.returncode, err) == (0, b"")
 
 
+@pytest.mark.parametrize("command", ["connect", "tail --no-follow --server"])
+async def test_nobody_to_read_what_is_printed_is_no_failure(
+    server: ServerProcess, tmp_path: Path, command: str
+) -> None:
+    url = server.urls["ws"]
+    await logged_in(tmp_path, url)
+    await scripted(tmp_path, "send", "--server", url, "hello")
+    reading, writing = os.pipe()
+    os.close(reading)
+    async with script(tmp_path, *command.split(), url, stdout=writing) as process:
+        os.close(writing)
+        assert process.stderr is not None
+        assert await process.stderr.read() == b""
+        assert await process.wait() == 0
+
+
 async def test_tail_prints_each_event_once_across_a_restart(tmp_path: Path) -> None:
     database = tmp_path / "chat.db"
     async with serving(database, transports=["ws"]) as server:

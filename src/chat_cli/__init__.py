@@ -11,4 +11,6 @@ def main() -> None:
         from chat_cli.cli import main as chat
     except ModuleNotFoundError as error:
         sys.exit(f"chat-cli needs {error.name}: pip install 'chatcore[client]'")
+    except KeyboardInterrupt:  # before there is anything that could be interrupted
+        sys.exit(130)
     chat()

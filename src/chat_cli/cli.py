@@ -49,9 +49,6 @@ def main() -> None:
         sys.exit(commands.main(prog_name="chat-cli", standalone_mode=False))
     except click.Abort:  # Ctrl+C, or the end of the input at a question
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        # Nobody reads on: nothing is wrong, and Python's exit must not flush into it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(error.exit_code)
@@ -77,9 +74,9 @@ def connect(url: str, room: str) -> None:
     """
     target = _target(url, "URL")
     token = _token(target)
-    from chat_cli.conversation import converse  # slow to import, and --help does without
-
     try:
+        from chat_cli.conversation import converse  # slow to import, and --help does without
+
         sys.exit(_run(converse(target, room, token), url))
     except KeyboardInterrupt:  # one of the ways to leave
         sys.exit(0)
@@ -213,6 +210,10 @@ def _run(doing: Coroutine[Any, Any, T], url: str) -> T:
 
     try:
         return asyncio.run(doing)
+    except BrokenPipeError:  # click would have it as a failure
+        # Nobody reads on: nothing is wrong, and Python's exit must not flush into it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(0)
     except Unavailable as why:  # a hello that never came, too
         click.echo(printable(f"Cannot connect to server at {url} ({why})"), err=True)
         click.echo(TIPS, err=True)

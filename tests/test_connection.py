@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from typing import Any
@@ -13,11 +14,11 @@ import orjson
 import pytest
 
 from chatcore.chat import Chat
-from chatcore.errors import LinkClosed
+from chatcore.errors import LinkClosed, Unavailable
 from chatcore.events import Close, Durable
-from chatcore.model import MAX_FRAME, Credentials, Limits, Rate, User
+from chatcore.model import MAX_FRAME, Credentials, Limits, Rate, Room, User
 from chatcore.repository.memory import MemoryRepository
-from chatcore.testing import FakeClock, MemoryLink, Transcript, connect, eventually
+from chatcore.testing import PATIENCE, FakeClock, MemoryLink, Transcript, connect, eventually
 
 PASSWORD = "correct horse"
 
@@ -529,5 +530,36 @@ async def test_a_chat_that_does_not_run_says_so() -> None:
             await call
     async with chat:
         pass
+    with pytest.raises(Unavailable, match="has shut down"):
+        await chat.send(ada, "lobby", "hello")
     with pytest.raises(RuntimeError, match="not running"):
-        await chat.send(User("ada", "Ada"), "lobby", "hello")
+        async with connect(chat):
+            pass
+
+
+async def test_a_call_under_way_when_the_chat_closes_is_refused_and_no_defect() -> None:
+    reading, gate = threading.Event(), threading.Event()
+
+    class SlowRooms(MemoryRepository):
+        def room(self, name: str) -> Room | None:
+            reading.set()
+            gate.wait(PATIENCE)
+            return super().room(name)
+
+    chat = Chat(SlowRooms(), bcrypt_cost=4)
+
+    def let_go_at_the_end() -> None:
+        with contextlib.suppress(RuntimeError):  # the readers take nothing new
+            while True:
+                chat._readers.submit(int).result()  # noqa: SLF001 - the last thing to close
+        gate.set()
+
+    async with chat:
+        ada = await chat.register("ada", PASSWORD)
+        joining = asyncio.ensure_future(chat.join(ada, "lobby"))
+        await asyncio.to_thread(reading.wait, PATIENCE)
+        waiting = threading.Thread(target=let_go_at_the_end)
+        waiting.start()
+    with pytest.raises(Unavailable, match="has shut down"):
+        await joining
+    waiting.join()

@@ -143,13 +143,13 @@ class _Door:
     def _check_open(self, request: Request) -> None:
         if request.method == "POST" and not same_origin(request, self._allow_origins):
             raise Forbidden("This page's origin is not allowed: see allow_origins (--allow-origin)")
+        if self._chat.closing:
+            raise Unavailable("The server is shutting down; come back soon", retry_after=1.0)
         try:
             self._chat.check_started()
         except RuntimeError as error:
             logger.error("%s", error)  # noqa: TRY400 - one line
             raise Unavailable("The server is not running", retry_after=1.0) from None
-        if self._chat.closing:
-            raise Unavailable("The server is shutting down; come back soon", retry_after=1.0)
 
     def _error(self, error: ChatError) -> Response:
         return _respond(self._chat.wire.reply(error, None), _status(error), _headers(error))

@@ -26,6 +26,7 @@ from chatcore.errors import (
     NotFound,
     NotMember,
     RateLimited,
+    Unavailable,
 )
 from chatcore.events import (
     Close,
@@ -139,7 +140,7 @@ class Chat:
     @property
     def closing(self) -> bool:
         """Whether no new commands are taken any more."""
-        return self._state == "closing"
+        return self._state in ("closing", "closed")
 
     def check_started(self) -> None:
         """Raise RuntimeError, in one sentence, outside `async with chat`."""
@@ -148,6 +149,12 @@ class Chat:
                 "This Chat is not running: enter it first, `async with chat: ...`,"
                 " in your application's lifespan for instance"
             )
+
+    def _check_open(self) -> None:
+        """Raise Unavailable for a call that was under way when the chat closed, or came later."""
+        if self._state == "closed":
+            raise Unavailable("The server has shut down; try again", retry_after=1.0)
+        self.check_started()
 
     async def __aenter__(self) -> Self:
         """Open the repository and start.  Raises SchemaError, Unavailable."""
@@ -282,7 +289,7 @@ class Chat:
 
     async def issue_token(self, user: User) -> Token:
         """Make a new token for a user; only its hash is stored."""
-        self.check_started()
+        self._check_open()
         token = Token(auth.new_token(), self._now() + self._token_life)
         await self._journal.write(
             self._repository.add_token,
@@ -342,7 +349,7 @@ class Chat:
 
         Without a token, those that a host's Authenticator let in end.
         """
-        self.check_started()
+        self._check_open()
         if everywhere:
             await self._journal.write(self._repository.remove_tokens, user.username)
         elif token is not None:
@@ -366,7 +373,7 @@ class Chat:
         self, user: User, *, after: str | None = None, limit: int | None = None
     ) -> RoomsReply:
         """List the rooms that a user may see, by name."""
-        self.check_started()
+        self._check_open()
         limit = self._pages.clamp(limit)
         found = await self._read(self._repository.rooms, user.username, after or "", limit + 1)
         return RoomsReply(found[:limit], complete=len(found) <= limit)
@@ -629,7 +636,7 @@ class Chat:
 
     async def _room(self, name: str) -> Room:
         """Find a room by any spelling of its name.  Raises NotFound."""
-        self.check_started()
+        self._check_open()
         room = self._rooms.get(name)
         if room is None:
             try:
@@ -664,6 +671,6 @@ class Chat:
 
     async def _read(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
         """Run a read of the repository in one of two threads."""
-        self.check_started()
+        self._check_open()
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._readers, partial(function, *args, **kwargs))

@@ -13,9 +13,8 @@ import orjson
 import pytest
 import websockets
 
-from chat_transports import client
 from chat_transports.client import Backoff, CannotConnect, Client, connect
-from chatcore import Message
+from chatcore import Message, follower
 from chatcore.errors import (
     BadCredentials,
     Conflict,
@@ -203,8 +202,8 @@ async def test_sends_keep_to_the_servers_rate() -> None:
 async def test_who_does_not_iterate_misses_nothing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(client, "EVENTS_HELD", 4)
-    monkeypatch.setattr(client, "EVENTS_MOST", 8)
+    monkeypatch.setattr(follower, "EVENTS_HELD", 4)
+    monkeypatch.setattr(follower, "EVENTS_MOST", 8)
     async with (
         serving(tmp_path / "chat.db", "--limits", "none") as server,
         connect(server.urls["tcp"]) as chat,
@@ -226,8 +225,8 @@ async def test_who_does_not_iterate_misses_nothing(
 async def test_reading_on_after_a_leave_does_not_undo_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(client, "EVENTS_HELD", 4)
-    monkeypatch.setattr(client, "EVENTS_MOST", 8)
+    monkeypatch.setattr(follower, "EVENTS_HELD", 4)
+    monkeypatch.setattr(follower, "EVENTS_MOST", 8)
     async with (
         serving(tmp_path / "chat.db", "--limits", "none") as server,
         connect(server.urls["tcp"]) as chat,

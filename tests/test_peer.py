@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from chatcore import Chat, MemoryRepository, SqliteRepository, User
+from chatcore import peer as peer_module
 from chatcore.errors import NotMember, RateLimited, SchemaError, Unavailable
-from chatcore.events import Event, Member, MembershipChanged, Message, Presence
-from chatcore.model import Limits, Rate
-from chatcore.peer import EVENTS_HELD, Peer, connect
+from chatcore.events import Event, Member, MembershipChanged, Message, Notice, Presence, Reset
+from chatcore.follower import EVENTS_HELD, EVENTS_MOST
+from chatcore.model import Limits, Membership, Rate
+from chatcore.peer import Peer, connect
 from chatcore.portal import portal
 
 PASSWORD = "correct horse"
@@ -31,6 +33,10 @@ async def next_message(peer: Peer) -> Message:
         if isinstance(event, Message):
             return event
     raise AssertionError("the connection ended")
+
+
+def held(peer: Peer) -> int:
+    return len(peer._follower._waiting)  # noqa: SLF001 - memory is what is tested
 
 
 async def test_two_take_part(chat: Chat) -> None:
@@ -69,7 +75,7 @@ async def test_every_kind_of_event_is_an_object(chat: Chat) -> None:
         await peer.join("lobby")
         await chat.join(bob, "lobby")
         await chat.send(bob, "lobby", "hello")
-        kinds: set[type[Event]] = set()
+        kinds: set[type[Event | Notice]] = set()
         async for event in peer:
             kinds.add(type(event))
             if kinds == {Member, MembershipChanged, Message, Presence}:
@@ -105,11 +111,93 @@ async def test_one_that_takes_no_events_is_a_slow_reader_and_misses_nothing(chat
         count = 3_000
         for number in range(count):
             await chat.send(ada, "lobby", f"{number} ".ljust(200, "x"))
-        assert len(slow._events) <= EVENTS_HELD  # noqa: SLF001 - memory is what is tested
+        assert held(slow) <= EVENTS_HELD
         reply = await slow.send("lobby", "a reply does not wait for events to be taken")
         assert reply.seq == count + 3
         seen = [(await next_message(slow)).seq for _ in range(count + 1)]
         assert seen == [*range(3, count + 4)]
+
+
+async def test_one_that_sends_and_takes_no_events_holds_a_few_and_misses_nothing(
+    chat: Chat,
+) -> None:
+    ada = await chat.register("ada", PASSWORD)
+    async with connect(chat, ada) as peer:
+        head = (await peer.join("lobby")).head
+        count = EVENTS_MOST * 2
+        sends = [await peer.send("lobby", str(n)) for n in range(count)]
+        assert held(peer) <= EVENTS_MOST
+        assert [reply.seq for reply in sends] == [*range(head + 1, head + 1 + count)]
+        taken = [(await next_message(peer)).content for _ in range(count)]
+        assert taken == [str(n) for n in range(count)]
+        await peer.send("lobby", "live again")
+        assert (await next_message(peer)).content == "live again"
+
+
+async def test_one_that_comes_too_late_is_told_to_begin_anew() -> None:
+    limits = Limits(messages=None, resume=100)
+    async with Chat(MemoryRepository(), limits=limits, bcrypt_cost=4) as chat:
+        ada = await chat.register("ada", PASSWORD)
+        async with connect(chat, ada) as peer:
+            await peer.join("lobby")
+            sends = [await peer.send("lobby", str(n)) for n in range(EVENTS_MOST + 200)]
+            last = sends[-1]
+            seen: list[Event | Notice] = []
+            async for event in peer:
+                seen.append(event)
+                if isinstance(event, Reset):
+                    break
+            assert isinstance(event, Reset)
+            assert (event.joined.head, event.joined.events[-1].seq) == (last.seq, last.seq)
+            await peer.send("lobby", "from here on")
+            assert (await next_message(peer)).seq == last.seq + 1
+
+
+async def test_taking_events_after_a_leave_does_not_undo_it(chat: Chat) -> None:
+    ada, bob = await chat.register("ada", PASSWORD), await chat.register("bob", PASSWORD)
+    async with connect(chat, ada) as peer:
+        await peer.join("lobby")
+        await chat.join(bob, "lobby")
+        for number in range(EVENTS_MOST + 10):
+            await chat.send(bob, "lobby", str(number))
+            if number % 10 == 0:
+                await peer.ping()  # which reads past the events
+        leaving = asyncio.ensure_future(peer.leave("lobby"))
+        taking = asyncio.ensure_future(_collect(peer))
+        await leaving
+        await peer.ping()
+        assert [member.username for member in (await chat.members(bob, "lobby")).members] == ["bob"]
+    assert all(event.seq <= EVENTS_MOST for event in await taking if isinstance(event, Message))
+
+
+async def test_a_room_that_cannot_be_joined_again_now_is_joined_soon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(peer_module, "RETRY_SECONDS", 0.01)
+    failures = 2
+
+    class Failing(MemoryRepository):
+        def membership(
+            self, room: str, username: str, upto: int | None = None
+        ) -> Membership | None:
+            nonlocal failures
+            if armed and failures:
+                failures -= 1
+                raise Unavailable("The server's database did not answer; try again")
+            return super().membership(room, username, upto)
+
+    armed = False
+    async with Chat(Failing(), limits=NO_RATES, bcrypt_cost=4) as chat:
+        ada = await chat.register("ada", PASSWORD)
+        async with connect(chat, ada) as peer:
+            await peer.join("lobby")
+            count = EVENTS_MOST + 100
+            for number in range(count):
+                await peer.send("lobby", str(number))
+            armed = True
+            taken = [(await next_message(peer)).content for _ in range(count)]
+            assert taken == [str(n) for n in range(count)]
+    assert failures == 0
 
 
 async def test_the_end_is_told_to_all_who_wait(chat: Chat) -> None:
@@ -125,7 +213,7 @@ async def test_the_end_is_told_to_all_who_wait(chat: Chat) -> None:
             await peer.send("lobby", "too late")
 
 
-async def _collect(peer: Peer) -> list[Event]:
+async def _collect(peer: Peer) -> list[Event | Notice]:
     return [event async for event in peer]
 
 

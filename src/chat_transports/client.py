@@ -1,8 +1,8 @@
 """Take part in a chat from far away, through whatever happens to the connection.
 
 A Client outlives its connections.  What was asked and not answered waits in `_asked`,
-in order; for each room joined there is a position, the last event that was given to
-the user.  A new connection logs in, joins each room again from its position, and
+in order; the Follower has a position in each room joined, the last event that was given
+to the user.  A new connection logs in, joins each room again from its position, and
 then asks again what has no answer.  A txn_id makes each message one message, and a
 position makes each event come once.
 """
@@ -28,14 +28,12 @@ from attrs import define, frozen
 from chat_transports.pipe import CannotConnect, Pipe, address, dial
 from chatcore import commands
 from chatcore.codec import PROTOCOL, JsonLines
-from chatcore.commands import Command, Since
+from chatcore.commands import Command
 from chatcore.errors import (
     BadCredentials,
     ChatError,
-    Forbidden,
     Internal,
     LinkClosed,
-    NotFound,
     NotMember,
     RateLimited,
     TooLarge,
@@ -45,28 +43,19 @@ from chatcore.events import (
     Answer,
     Bye,
     Close,
-    Connected,
-    Durable,
     Event,
     Hello,
     JoinReply,
     LeaveReply,
     LoginReply,
     LogoutReply,
-    Lost,
-    Member,
-    MembershipChanged,
-    Message,
     Notice,
-    Other,
-    Presence,
     Reconnecting,
     RegisterReply,
     Reply,
-    Reset,
-    Resumed,
     Told,
 )
+from chatcore.follower import Follower
 from chatcore.model import Limits, Membership, Rate, User
 from chatcore.names import room_name
 from chatcore.participant import Participant, R
@@ -77,10 +66,6 @@ CONNECT_SECONDS = 5.0
 """How long an address has to answer with its hello."""
 LOGIN_SECONDS = 30.0
 """How long it may then check a password; many may wait for theirs."""
-EVENTS_HELD = 256
-"""Events that wait for whoever iterates, before no more are read for their sake."""
-EVENTS_MOST = 1_024
-"""Events held while answers are read past them; a room's next ones are asked for again later."""
 
 _REPEATABLE = (
     commands.Send
@@ -154,24 +139,6 @@ class _Asked:
     """Sent once already, with no answer that could be relied on."""
 
 
-@define
-class _Position:
-    """Where this client is in a room's log: `seq` is the last event that was given."""
-
-    epoch: str
-    seq: int
-    joining: bool = False
-    """Being joined again: what comes before the reply does not count."""
-    away: bool = False
-    """The connection was lost since."""
-    behind: bool = False
-    """Something did not come, or had no room; it is asked for when there is room."""
-    leaving: bool = False
-    """The user has left; the event that says so is on its way."""
-    asked: int | None = None
-    """The `seq` from which it was last joined again."""
-
-
 class _Pace:
     """The server's token bucket for messages, as seen from here.  Times are the loop's."""
 
@@ -235,6 +202,7 @@ class Client(Participant):
         """Connections in a row that came to nothing."""
         self._wire = JsonLines(Limits())
         self._user: User | None = None
+        self._follower = Follower()
         self._memberships: Sequence[Membership] = ()
         self._logged_out = False
         self._bye: Bye | None = None
@@ -248,8 +216,6 @@ class Client(Participant):
         self._unanswered = 0
         """How many were sent on this connection and have no answer yet."""
         self._pace = _Pace()
-        self._rooms: dict[str, _Position] = {}
-        self._events: deque[Event | Notice] = deque()
         self._changed = asyncio.Event()
         self._opened: asyncio.Future[None]
 
@@ -281,16 +247,13 @@ class Client(Participant):
         return self._memberships
 
     async def __anext__(self) -> Event | Notice:
-        while not self._events:
+        while (event := self._follower.take()) is None:
             if self.state == "closed":
                 raise StopAsyncIteration
-            # To join a room again would undo a leave that is on its way.
-            leaving = any(isinstance(each.command, commands.Leave) for each in self._asked.values())
-            for room, position in self._rooms.items():
-                if position.behind and not leaving:
-                    self._join_again(room, position)
+            if not any(isinstance(each.command, commands.Leave) for each in self._asked.values()):
+                for join in self._follower.again():
+                    self._ask_myself(join)
             await self._change()
-        event = self._events.popleft()
         self._changed.set()
         return event
 
@@ -368,10 +331,6 @@ class Client(Participant):
         self._at_once.appendleft(asked)
         self._changed.set()
 
-    def _join_again(self, room: str, position: _Position) -> None:
-        position.joining, position.behind, position.asked = True, False, position.seq
-        self._ask_myself(commands.Join(room, Since(position.epoch, position.seq)))
-
     # The connection, again and again.
 
     async def _live(self) -> None:
@@ -390,9 +349,8 @@ class Client(Participant):
                 delay = max(0, error.retry_after or 0) + self._backoff.delay(self._failures)
                 self._failures += 1
                 self.state = "reconnecting"
-                if self._events and isinstance(self._events[-1], Reconnecting):
-                    self._events.pop()
-                self._tell(Reconnecting(error.message, delay))
+                self._follower.tell(Reconnecting(error.message, delay))
+                self._changed.set()
                 await asyncio.sleep(delay)
         except asyncio.CancelledError:
             error = None
@@ -457,7 +415,7 @@ class Client(Participant):
         """Log in with the token, or where that is none any more, with the password."""
         assert self.hello is not None
         if self.hello.user is not None:
-            self._user, self._memberships = self.hello.user, self.hello.rooms or ()
+            self._become(self.hello.user, self.hello.rooms or ())
             return
         if self.token is not None:
             try:
@@ -481,7 +439,12 @@ class Client(Participant):
                     raise error
 
     def _logged_in(self, reply: LoginReply) -> None:
-        self.token, self._user, self._memberships = reply.token, reply.user, reply.rooms
+        self.token = reply.token
+        self._become(reply.user, reply.rooms)
+
+    def _become(self, user: User, memberships: Sequence[Membership]) -> None:
+        self._user, self._memberships = user, memberships
+        self._follower.username = user.username
 
     async def _converse(self, pipe: Pipe) -> None:
         """Exchange commands and events until the connection ends.  Raises LinkClosed, ChatError."""
@@ -499,18 +462,13 @@ class Client(Participant):
 
     def _resume(self) -> None:
         """Begin where the last connection ended: in each room after what was given of it."""
-        if self._opened.done():
-            self._tell(Connected())
-        else:
-            self._opened.set_result(None)
         self.state = "connected"
-        mine = {membership.room.name for membership in self._memberships}
-        for room, position in list(self._rooms.items()):
-            if room in mine:
-                self._join_again(room, position)
-            else:
-                # Not asked for again: joining would make a member of somebody who was removed.
-                self._lose(room, NotMember(f"You are no longer a member of {room}"))
+        if not self._opened.done():
+            self._opened.set_result(None)
+            return
+        for join in self._follower.resume({each.room.name for each in self._memberships}):
+            self._ask_myself(join)
+        self._changed.set()
 
     def _part(self) -> None:
         """Put what has no answer back in its place, for the next connection."""
@@ -529,11 +487,7 @@ class Client(Participant):
             each.before, each.sent = each.before or each.sent, False
             self._asked[each.id] = each
             self._queue(each)
-        self._rooms = {
-            room: _Position(position.epoch, position.seq, away=True)
-            for room, position in self._rooms.items()
-            if not position.leaving
-        }
+        self._follower.part()
 
     # Going up.
 
@@ -572,7 +526,7 @@ class Client(Participant):
         silent = False
         while True:
             # Answers come behind events: while one is awaited, reading goes on.
-            while len(self._events) >= EVENTS_HELD and not self._asked:
+            while self._follower.full and not self._asked:
                 await self._change()
             try:
                 async with asyncio.timeout(self.hello.ping):
@@ -590,18 +544,12 @@ class Client(Participant):
         match told:
             case Answer(int(id), outcome) if id in self._asked and self._asked[id].sent:
                 self._answered(self._asked[id], outcome)
-            case Message() | Member():
-                self._follow(told.room, told.seq, told)
-            case Other(room, int(seq)):
-                self._follow(room, seq, None)
-            case MembershipChanged():
-                self._tell(told)
-            case Presence() if len(self._events) < EVENTS_MOST:
-                self._tell(told)
+            case _:
+                self._follower.hear(told)
+        self._changed.set()
 
     def _answered(self, asked: _Asked, outcome: Reply | ChatError) -> None:
         self._unanswered -= 1
-        self._changed.set()
         if isinstance(asked.command, commands.Durable):
             if isinstance(outcome, RateLimited | Unavailable):
                 self._once_more(asked, outcome)
@@ -613,11 +561,11 @@ class Client(Participant):
             self._failures = 0
         if asked.own:
             if isinstance(asked.command, commands.Join):
-                self._joined_again(asked.command, outcome)
+                self._follower.joined_again(asked.command, outcome)
             return
         match outcome:
             case JoinReply() if isinstance(asked.command, commands.Join):
-                self._joined(asked.command, outcome)
+                self._follower.joined(asked.command, outcome)
             case LoginReply():
                 self._logged_in(outcome)
             case LogoutReply():
@@ -641,70 +589,9 @@ class Client(Participant):
     ) -> Reply | ChatError:
         if isinstance(outcome, NotMember) and before:
             outcome = LeaveReply(room_name(command.room))  # the first time did it
-        if isinstance(outcome, LeaveReply) and (position := self._rooms.get(outcome.room)):
-            position.leaving = True
-            if position.behind:
-                del self._rooms[outcome.room]
+        if isinstance(outcome, LeaveReply):
+            self._follower.left(outcome.room)
         return outcome
-
-    def _joined(self, command: commands.Join, reply: JoinReply) -> None:
-        seq = reply.head
-        if reply.recovered and command.since is not None:
-            seq = reply.events[-1].seq if reply.events else command.since.seq
-        self._rooms[reply.room.name] = _Position(reply.epoch, seq)
-
-    def _joined_again(self, command: commands.Join, outcome: Reply | ChatError) -> None:
-        position = self._rooms.get(command.room)
-        if position is None:
-            return
-        match outcome:
-            case JoinReply(recovered=True):
-                if position.away:
-                    self._tell(Resumed(command.room, outcome.head - position.seq))
-                position.joining = position.away = False
-                for event in outcome.events:
-                    self._follow(command.room, event.seq, event)
-            case JoinReply():
-                self._rooms[command.room] = _Position(outcome.epoch, outcome.head)
-                self._tell(Reset(command.room, outcome))
-            case NotFound() | Forbidden():
-                self._lose(command.room, outcome)
-            case ChatError():
-                raise outcome  # which ends this connection; the next may do better
-            case _:
-                raise Internal("the server answered something else")
-
-    def _lose(self, room: str, error: ChatError) -> None:
-        del self._rooms[room]
-        self._tell(Lost(room, error))
-
-    def _follow(self, room: str, seq: int | None, event: Durable | Other | None) -> None:
-        """Give an event if it is the next of its room, and see to it that the next one comes."""
-        position = self._rooms.get(room)
-        if position is None or position.joining or position.behind:
-            return
-        if seq is None or seq <= position.seq:
-            return
-        hole = seq > position.seq + 1
-        if hole and position.asked == position.seq:
-            raise Internal(f"{room} has a hole after {position.seq}")  # asking again did not help
-        if hole or len(self._events) >= EVENTS_MOST:
-            position.behind = True
-            if position.leaving:  # and joining again would undo it
-                del self._rooms[room]
-            self._changed.set()
-            return
-        position.seq = seq
-        if not isinstance(event, Message | Member):
-            return
-        self._tell(event)
-        me = self._user.username if self._user else None
-        if isinstance(event, Member) and event.ends and event.username == me:
-            del self._rooms[room]
-
-    def _tell(self, what: Event | Notice) -> None:
-        self._events.append(what)
-        self._changed.set()
 
     def _gone(self) -> Unavailable:
         return Unavailable(

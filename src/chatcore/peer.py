@@ -9,18 +9,21 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Self
 
+from attrs import define
+
 from chatcore.chat import Chat
 from chatcore.codec import JsonLines
-from chatcore.commands import Command
+from chatcore.commands import Command, Join, Leave
 from chatcore.connection import serve
-from chatcore.errors import ChatError, LinkClosed, Unavailable
-from chatcore.events import Answer, Bye, Event, Hello, Other, Reply
+from chatcore.errors import ChatError, Internal, LinkClosed, Unavailable
+from chatcore.events import Answer, Bye, Event, Hello, JoinReply, LeaveReply, Notice, Reply, Told
+from chatcore.follower import Follower
 from chatcore.model import Credentials, Limits, Membership, RequestId, User
 from chatcore.participant import Participant, R
 from chatcore.ports import Wire
 
-EVENTS_HELD = 256
-"""Events that may wait for whoever iterates, before no more are read for their sake."""
+RETRY_SECONDS = 0.5
+"""Until a room is joined again whose log could not be read."""
 
 
 @asynccontextmanager
@@ -42,8 +45,19 @@ async def connect(chat: Chat, user: User) -> AsyncIterator[Peer]:
         await serving
 
 
+@define(eq=False)
+class _Asked:
+    command: Command
+    answer: asyncio.Future[Reply] | None
+    """None for what the peer asks by itself."""
+
+
 class Peer(Participant):
     """A participant in the chat's own process.
+
+    What it holds for its iteration is bounded: whoever sends without taking events
+    gets them from the log, when they are asked for.  The iteration has a Reset where
+    that was too far behind, `limits.resume`.
 
     Example:
         async with connect(chat, ada) as peer:
@@ -59,10 +73,12 @@ class Peer(Participant):
         self._link = link
         self._wire = JsonLines(limits)
         self._ids = itertools.count(1)
-        self._answers: dict[RequestId, asyncio.Future[Reply]] = {}
-        self._events: deque[Event] = deque()
+        self._asked: dict[RequestId, _Asked] = {}
+        self._follower = Follower()
         self._changed = asyncio.Event()
+        self._pausing = False
         self._ended = False
+        self._why = ""
 
     async def __aenter__(self) -> Self:
         """Wait for the server's hello.  Raises Unavailable where there is only a bye."""
@@ -88,32 +104,35 @@ class Peer(Participant):
 
     # Events.
 
-    def __aiter__(self) -> AsyncIterator[Event]:
-        return self
-
-    async def __anext__(self) -> Event:
+    async def __anext__(self) -> Event | Notice:
         """Return the next event; the iteration ends with the connection."""
-        while not self._events:
+        while (event := self._follower.take()) is None:
             if self._ended:
                 raise StopAsyncIteration
+            leaving = any(isinstance(each.command, Leave) for each in self._asked.values())
+            if not leaving and not self._pausing:
+                for join in self._follower.again():
+                    self._give(join, None)
             await self._change()
-        event = self._events.popleft()
         self._changed.set()
         return event
+
+    # Asking.
 
     async def _ask(self, command: Command, expected: type[R]) -> R:
         if self._ended:
             raise self._gone()
-        id = next(self._ids)
-        answer = self._answers[id] = asyncio.get_running_loop().create_future()
-        self._changed.set()
-        try:
-            self._link.send(self._wire.command(command, id))
-            reply = await answer
-        finally:
-            del self._answers[id]
+        answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._give(command, answer)
+        reply = await answer
         assert isinstance(reply, expected)
         return reply
+
+    def _give(self, command: Command, answer: asyncio.Future[Reply] | None) -> None:
+        id = next(self._ids)
+        self._link.send(self._wire.command(command, id))
+        self._asked[id] = _Asked(command, answer)
+        self._changed.set()
 
     # What the server says.
 
@@ -121,41 +140,60 @@ class Peer(Participant):
         try:
             while True:
                 # Answers come behind events: while one is awaited, reading goes on.
-                while len(self._events) >= EVENTS_HELD and not self._answers:
+                while self._follower.full and not self._asked:
                     await self._change()
-                self._take(await self._link.next())
-        except LinkClosed:
-            self._end()
+                self._take(self._wire.told(await self._link.next()))
+        except (LinkClosed, Internal) as error:
+            self._end(str(error))
 
-    def _take(self, frame: bytes) -> None:
-        match self._wire.told(frame):
-            case None | Other():
-                return
-            case Hello() as hello:
-                self.hello = hello
-            case Bye() as bye:
-                self.bye = bye
-            case Answer(id, outcome):
-                answer = self._answers.get(id) if id is not None else None
-                if answer is None or answer.done():
-                    return
-                if isinstance(outcome, ChatError):
-                    answer.set_exception(outcome)
-                else:
-                    answer.set_result(outcome)
-            case event:
-                self._events.append(event)
+    def _take(self, told: Told | None) -> None:
+        match told:
+            case Hello():
+                self.hello = told
+                self._follower.username = told.user.username if told.user else None
+            case Bye():
+                self.bye = told
+            case Answer(int(id), outcome) if id in self._asked:
+                self._answered(self._asked.pop(id), outcome)
+            case _:
+                self._follower.hear(told)
         self._changed.set()
 
-    def _end(self) -> None:
-        self._ended = True
+    def _answered(self, asked: _Asked, outcome: Reply | ChatError) -> None:
+        match asked.command, outcome:
+            case Join() as join, _ if asked.answer is None:
+                self._joined_again(join, outcome)
+            case Join() as join, JoinReply():
+                self._follower.joined(join, outcome)
+            case Leave(), LeaveReply(room):
+                self._follower.left(room)
+        if asked.answer is None or asked.answer.done():
+            return
+        if isinstance(outcome, ChatError):
+            asked.answer.set_exception(outcome)
+        else:
+            asked.answer.set_result(outcome)
+
+    def _joined_again(self, join: Join, outcome: Reply | ChatError) -> None:
+        try:
+            self._follower.joined_again(join, outcome)
+        except ChatError:  # the log could not be read; soon once more
+            self._pausing = True
+            asyncio.get_running_loop().call_later(RETRY_SECONDS, self._go_on)
+
+    def _go_on(self) -> None:
+        self._pausing = False
         self._changed.set()
-        for answer in self._answers.values():
-            if not answer.done():
-                answer.set_exception(self._gone())
+
+    def _end(self, why: str = "") -> None:
+        self._ended, self._why = True, self.bye.reason if self.bye else why
+        self._changed.set()
+        for asked in self._asked.values():
+            if asked.answer is not None and not asked.answer.done():
+                asked.answer.set_exception(self._gone())
 
     def _gone(self) -> Unavailable:
-        why = f": {self.bye.reason}" if self.bye else ""
+        why = f": {self._why}" if self._why else ""
         return Unavailable(
             f"The connection has ended{why}", retry_after=self.bye.retry_after if self.bye else None
         )

@@ -1,0 +1,202 @@
+"""Where a participant is in the log of each room it has joined, and what its user gets next.
+
+Pure.  A participant hands on what the server says, and gives its user what `take`
+returns: each event of a room once and in order, whatever was told twice, left out,
+or found no room here.  No more than EVENTS_MOST wait.  A room whose events are too
+many is behind; it is joined again from its position once its user has taken the rest.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Sequence
+
+from attrs import define
+
+from chatcore.commands import Join, Since
+from chatcore.errors import ChatError, Forbidden, Internal, NotFound, NotMember
+from chatcore.events import (
+    Connected,
+    Durable,
+    Event,
+    JoinReply,
+    Lost,
+    Member,
+    MembershipChanged,
+    Message,
+    Notice,
+    Other,
+    Presence,
+    Reconnecting,
+    Reply,
+    Reset,
+    Resumed,
+    Told,
+)
+
+EVENTS_HELD = 256
+"""Events that wait for whoever iterates, before no more are read for their sake."""
+EVENTS_MOST = 1_024
+"""Events held while answers are read past them."""
+
+
+@define
+class _Position:
+    """Where one room's log was left: `seq` is the last event that was given."""
+
+    epoch: str
+    seq: int
+    joining: bool = False
+    """Being joined again: what comes before the reply does not count."""
+    away: bool = False
+    """The connection was lost since."""
+    behind: bool = False
+    """Something did not come, or had no room; it is asked for when there is room."""
+    leaving: bool = False
+    """The user has left; the event that says so is on its way."""
+    asked: int | None = None
+    """The `seq` from which it was last joined again."""
+
+
+class Follower:
+    """Follows the rooms of one participant.  `username` is whose they are, once that is known."""
+
+    def __init__(self) -> None:
+        self.username: str | None = None
+        self._waiting: deque[Event | Notice] = deque()
+        self._owed: dict[str, MembershipChanged] = {}
+        """What is never dropped and had no room: of each room the latest."""
+        self._rooms: dict[str, _Position] = {}
+
+    # For the user.
+
+    @property
+    def full(self) -> bool:
+        """Whether so many events wait that no more should be read for their sake."""
+        return len(self._waiting) >= EVENTS_HELD
+
+    def take(self) -> Event | Notice | None:
+        """Return what the user gets next; None where nothing waits."""
+        if self._waiting:
+            return self._waiting.popleft()
+        return self._owed.pop(next(iter(self._owed))) if self._owed else None
+
+    def tell(self, notice: Notice) -> None:
+        """Have the user told of the connection; one try after another is told as one."""
+        last = self._waiting[-1] if self._waiting else None
+        if isinstance(notice, Reconnecting) and isinstance(last, Reconnecting):
+            self._waiting.pop()
+        self._waiting.append(notice)
+
+    # What the server says.
+
+    def hear(self, told: Told | None) -> None:
+        """Take an event.  Raises Internal for a hole that stays when its room is joined again."""
+        room_left = len(self._waiting) < EVENTS_MOST
+        match told:
+            case Message() | Member():
+                self._follow(told.room, told.seq, told)
+            case Other(room, int(seq)):
+                self._follow(room, seq, None)
+            case MembershipChanged() if room_left and not self._owed:
+                self._waiting.append(told)
+            case MembershipChanged():
+                self._owed[told.room.name] = told
+            case Presence() if room_left:
+                self._waiting.append(told)
+
+    def joined(self, command: Join, reply: JoinReply) -> None:
+        """Follow a room that the user has joined, after what the reply has given them."""
+        seq = reply.head
+        if reply.recovered and command.since is not None:
+            seq = reply.events[-1].seq if reply.events else command.since.seq
+        self._rooms[reply.room.name] = _Position(reply.epoch, seq)
+
+    def left(self, room: str) -> None:
+        """Follow a room that the user has left up to the event that says so, and no further."""
+        position = self._rooms.get(room)
+        if position is not None:
+            position.leaving = True
+            if position.behind or position.joining:
+                del self._rooms[room]
+
+    def _follow(self, room: str, seq: int, event: Durable | None) -> None:
+        """Give an event if it is the next of its room, and see to it that the next one comes."""
+        position = self._rooms.get(room)
+        if position is None or position.joining or position.behind or seq <= position.seq:
+            return
+        hole = seq > position.seq + 1
+        if hole and position.asked == position.seq:
+            raise Internal(f"{room} has a hole after {position.seq}")  # asking again did not help
+        if hole or len(self._waiting) >= EVENTS_MOST:
+            position.behind = True
+            if position.leaving:  # and joining again would undo it
+                del self._rooms[room]
+            return
+        position.seq = seq
+        if event is None:
+            return
+        self._waiting.append(event)
+        if isinstance(event, Member) and event.ends and event.username == self.username:
+            del self._rooms[room]
+
+    # Going on from where a room was left.
+
+    def again(self) -> Sequence[Join]:
+        """Return what joins each room again that is behind; give its outcome to `joined_again`.
+
+        Not while a `leave` is on its way, which it would undo.
+        """
+        behind = [room for room, position in self._rooms.items() if position.behind]
+        return [self._again(room) for room in behind]
+
+    def _again(self, room: str) -> Join:
+        position = self._rooms[room]
+        position.joining, position.behind, position.asked = True, False, position.seq
+        return Join(room, Since(position.epoch, position.seq))
+
+    def joined_again(self, command: Join, outcome: Reply | ChatError) -> None:
+        """Go on with a room, or say why not.  Raises a ChatError after which it is behind still."""
+        position = self._rooms.get(command.room)
+        if position is None:
+            return
+        match outcome:
+            case JoinReply(recovered=True):
+                if position.away:
+                    self.tell(Resumed(command.room, outcome.head - position.seq))
+                position.joining = position.away = False
+                for event in outcome.events:
+                    self.hear(event)
+            case JoinReply():
+                self._rooms[command.room] = _Position(outcome.epoch, outcome.head)
+                self.tell(Reset(command.room, outcome))
+            case NotFound() | Forbidden():
+                self._lose(command.room, outcome)
+            case _:
+                position.joining, position.behind, position.asked = False, True, None
+                if isinstance(outcome, ChatError):
+                    raise outcome
+                raise Internal("the server answered something else")
+
+    def part(self) -> None:
+        """The connection is lost: keep each room's position for the next one."""
+        self._rooms = {
+            room: _Position(position.epoch, position.seq, away=True)
+            for room, position in self._rooms.items()
+            if not position.leaving
+        }
+
+    def resume(self, mine: Collection[str]) -> Sequence[Join]:
+        """Tell of the next connection, and return what joins the rooms again, as `again` does.
+
+        `mine` are the rooms that the user is still a member of.
+        """
+        self.tell(Connected())
+        for room in [room for room in self._rooms if room not in mine]:
+            # Not asked for again: joining would make a member of somebody who was removed.
+            self._lose(room, NotMember(f"You are no longer a member of {room}"))
+        return [self._again(room) for room in self._rooms]
+
+    def _lose(self, room: str, error: ChatError) -> None:
+        del self._rooms[room]
+        self.tell(Lost(room, error))

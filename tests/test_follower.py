@@ -1,0 +1,155 @@
+"""What a participant's user gets, whatever the server says twice, late or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from chatcore import follower
+from chatcore.commands import Join, Since
+from chatcore.errors import Forbidden, Internal, NotMember, Unavailable
+from chatcore.events import (
+    Connected,
+    Durable,
+    Event,
+    JoinReply,
+    Lost,
+    Member,
+    MembershipChanged,
+    Message,
+    Notice,
+    Other,
+    Presence,
+    Reconnecting,
+    Reset,
+    Resumed,
+)
+from chatcore.follower import Follower
+from chatcore.model import Room, utcnow
+
+NOW = utcnow()
+LOBBY = Room("lobby", epoch="e")
+
+
+def said(seq: int) -> Message:
+    return Message("lobby", seq, "bob", NOW, str(seq))
+
+
+def left(seq: int, username: str = "ada") -> Member:
+    return Member("lobby", seq, username, NOW, username, "leave")
+
+
+def changed(room: Room, head: int) -> MembershipChanged:
+    return MembershipChanged(room, "join", room.epoch, 1, head, 0, 0, "member")
+
+
+def reply(head: int, *events: Durable, recovered: bool = False, epoch: str = "e") -> JoinReply:
+    return JoinReply(LOBBY, "member", epoch, 1, head, 0, 0, recovered, events)
+
+
+@pytest.fixture
+def ada() -> Follower:
+    """In the lobby, at seq 3."""
+    ada = Follower()
+    ada.username = "ada"
+    ada.joined(Join("lobby"), reply(3))
+    return ada
+
+
+def taken(ada: Follower) -> Sequence[Event | Notice]:
+    seen = []
+    while (event := ada.take()) is not None:
+        seen.append(event)
+    return seen
+
+
+def hear(ada: Follower, *events: Event | Other) -> None:
+    for event in events:
+        ada.hear(event)
+
+
+def test_each_event_is_given_once_and_in_order(ada: Follower) -> None:
+    hear(ada, said(3), said(4), said(4), Other("lobby", 5), said(6), said(5))
+    hear(ada, Message("elsewhere", 1, "bob", NOW, "not joined"))
+    assert [said(4), said(6)] == taken(ada)
+    assert ada.again() == []
+
+
+def test_a_hole_is_asked_for_once_and_then_is_a_defect(ada: Follower) -> None:
+    hear(ada, said(4), said(6), said(7))
+    again = Join("lobby", Since("e", 4))
+    assert [again] == ada.again()
+    assert ada.again() == []
+    hear(ada, said(8))  # before the reply
+    ada.joined_again(again, reply(8, said(5), said(6), recovered=True))
+    hear(ada, said(7), said(8))
+    assert [said(number) for number in range(4, 9)] == taken(ada)
+
+    hear(ada, said(10))
+    (again,) = ada.again()
+    ada.joined_again(again, reply(10, recovered=True))
+    with pytest.raises(Internal, match="lobby has a hole after 8"):
+        hear(ada, said(10))
+
+
+def test_what_has_no_room_is_asked_for_when_there_is(
+    ada: Follower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follower, "EVENTS_MOST", 2)
+    tea = Room("tea")
+    hear(ada, said(4), said(5), said(6), Presence("lobby", 1))
+    hear(ada, changed(LOBBY, 4), changed(tea, 5), changed(LOBBY, 6))
+    assert [said(4), said(5), changed(LOBBY, 6), changed(tea, 5)] == taken(ada)
+    assert [Join("lobby", Since("e", 5))] == ada.again()
+
+
+def test_a_leave_is_followed_to_its_event_and_no_room_is_joined_again_for_it(
+    ada: Follower,
+) -> None:
+    ada.left("lobby")
+    hear(ada, said(4), left(5, "bob"), left(6), said(7))
+    assert [said(4), left(5, "bob"), left(6)] == taken(ada)
+    for before in ((said(5),), ()):  # behind when it leaves, or from then on
+        ada.joined(Join("lobby"), reply(3))
+        hear(ada, *before)
+        ada.left("lobby")
+        hear(ada, said(6))
+        assert ada.again() == []
+
+
+def test_a_connection_goes_on_where_the_last_one_ended(ada: Follower) -> None:
+    ada.joined(Join("tea"), JoinReply(Room("tea"), "member", "t", 1, 9, 0, 0, False, []))
+    hear(ada, said(4))
+    ada.part()
+    ada.tell(Reconnecting("lost", 1.0))
+    ada.tell(Reconnecting("still lost", 2.0))
+    (again,) = ada.resume(["lobby"])
+    assert again == Join("lobby", Since("e", 4))
+    ada.joined_again(again, reply(6, said(5), recovered=True))
+    hear(ada, said(6))
+    seen = taken(ada)
+    assert [said(4), Reconnecting("still lost", 2.0), Connected()] == seen[:3]
+    assert isinstance(seen[3], Lost)
+    assert (seen[3].room, type(seen[3].error)) == ("tea", NotMember)
+    assert [Resumed("lobby", 2), said(5), said(6)] == seen[4:]
+
+
+def test_a_room_that_cannot_go_on_is_begun_anew_or_lost(ada: Follower) -> None:
+    ada.part()
+    anew = reply(20, said(20), epoch="another")
+    (again,) = ada.resume(["lobby"])
+    ada.joined_again(again, anew)
+    hear(ada, said(4), said(21))
+    assert [Connected(), Reset("lobby", anew), said(21)] == taken(ada)
+
+    ada.part()
+    (again,) = ada.resume(["lobby"])
+    with pytest.raises(Unavailable):
+        ada.joined_again(again, Unavailable("busy"))
+    assert [again] == ada.again()
+    gone = Forbidden("banned")
+    ada.joined_again(again, gone)
+    assert [Connected(), Lost("lobby", gone)] == taken(ada)
+    ada.joined_again(again, reply(30))
+    assert taken(ada) == []

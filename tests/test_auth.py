@@ -94,11 +94,12 @@ async def test_an_impossible_password_is_wrong_and_takes_as_long(
 @pytest.mark.parametrize(
     "broken", ["", "correct horse", "$2b$04$short", "pbkdf2:sha256:1$a$b", "é", "\0"]
 )
-async def test_a_stored_text_that_is_no_hash_matches_nothing(
+async def test_a_stored_text_that_is_no_hash_matches_nothing_and_takes_as_long(
     passwords: Passwords, compared: list[bytes], broken: str
 ) -> None:
     assert not await passwords.verify("correct horse", broken)
-    assert [broken.encode()] == compared
+    assert [broken.encode(), compared[1]] == compared
+    assert compared[1].startswith(b"$2b$04$")
 
 
 async def test_a_full_pool_is_unavailable_until_it_has_room() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import secrets
 from collections.abc import Callable
@@ -112,11 +113,9 @@ class Passwords:
         return bcrypt.hashpw(password, bcrypt.gensalt(self._cost))
 
     def _verify(self, password: bytes | None, password_hash: str | None) -> bool:
-        if password is None or password_hash is None:
-            nobodys = bcrypt.gensalt(self._cost) + b"." * 31  # has the form of a hash
-            bcrypt.checkpw(b"", nobodys)
-            return False
-        try:
-            return bcrypt.checkpw(password, password_hash.encode())
-        except ValueError:  # the stored text is no bcrypt hash
-            return False
+        if password is not None and password_hash is not None:
+            with contextlib.suppress(ValueError):  # the stored text is no bcrypt hash
+                return bcrypt.checkpw(password, password_hash.encode())
+        nobodys = bcrypt.gensalt(self._cost) + b"." * 31  # has the form of a hash
+        bcrypt.checkpw(b"", nobodys)
+        return False

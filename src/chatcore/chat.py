@@ -75,6 +75,13 @@ class Token:
     expires: datetime
 
 
+def prepare(repository: Repository) -> None:
+    """Make a repository one's own, with a lobby in it.  Raises SchemaError, Unavailable."""
+    repository.claim()  # first, for opening may migrate what another serves
+    repository.open()
+    repository.add_room(Room(LOBBY, title="Lobby"))
+
+
 class _Answer(Generic[T]):
     """Turns a callback that gets a result or a ChatError into something to wait for."""
 
@@ -163,7 +170,7 @@ class Chat:
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="chatcore-read")
         self._state = "running"
         try:
-            await self._read(self._open)
+            await self._read(prepare, self._repository)
         except BaseException:
             self._state = "closed"
             self._readers.shutdown()
@@ -178,11 +185,6 @@ class Chat:
         self._bus.subscribe(self._observe)
         self._watching = asyncio.create_task(self._watch())
         return self
-
-    def _open(self) -> None:
-        self._repository.claim()  # first, for opening may migrate what another serves
-        self._repository.open()
-        self._repository.add_room(Room(LOBBY, title="Lobby"))
 
     async def __aexit__(
         self,
@@ -256,9 +258,7 @@ class Chat:
         if names.is_reserved(name):
             raise Invalid(f"The username {name} is reserved; choose another")
         auth.check_password(password)
-        # Shown as it was typed, where that looks like what was checked: a capital may not.
-        same = names.skeleton(username) == names.skeleton(name)
-        user = User(name, model.line(username, "username", 50) if same else name)
+        user = User(name, model.line(names.shown(username, name), "username", 50))
         if await self._read(self._repository.user, name) is not None:
             raise Conflict("Username already exists")
         password_hash = await self._passwords.hash(password)

@@ -60,6 +60,11 @@ def skeleton(name: str) -> str:
     return seen
 
 
+def shown(text: str, name: str) -> str:
+    """Return how to show a name: as it was typed, where that looks like it; a capital may not."""
+    return text if skeleton(text) == skeleton(name) else name
+
+
 def _seen(text: str) -> str:
     table = _prototypes()
     decomposed = unicodedata.normalize("NFD", text)

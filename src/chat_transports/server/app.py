@@ -78,7 +78,6 @@ def run(options: Options) -> None:
     # Of a chat's objects nearly all die young, and those of the start-up never.
     gc.freeze()
     gc.set_threshold(10_000, 20, 50)
-    os.umask(0o077)  # the database has what people wrote, and their passwords' hashes
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(options))
 

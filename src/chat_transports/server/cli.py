@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
+import os
 import ssl
 import sys
 from importlib.util import find_spec
@@ -13,19 +15,23 @@ import click
 
 import chatcore
 from chat_transports.server.app import Options, ServerError, run
-from chatcore.errors import SchemaError
+from chat_transports.server.importing import Import
+from chatcore.chat import prepare
+from chatcore.errors import ChatError, OutcomeUnknown, SchemaError
 from chatcore.model import Limits
 from chatcore.ports import Repository
+from chatcore.repository.sql import first_chatroom
 
 LEVELS = ("critical", "error", "warning", "info", "debug")
 
 
-@click.command(
+@click.group(
+    invoke_without_command=True,
     context_settings={
         "auto_envvar_prefix": "CHAT",
         "help_option_names": ["-h", "--help"],
         "max_content_width": 100,
-    }
+    },
 )
 @click.option(
     "--transport",
@@ -110,7 +116,9 @@ LEVELS = ("critical", "error", "warning", "info", "debug")
 )
 @click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True)
 @click.version_option(chatcore.__version__, prog_name="chat-serve")
+@click.pass_context
 def main(
+    context: click.Context,
     transports: tuple[str, ...],
     host: str,
     port: int,
@@ -130,6 +138,10 @@ def main(
 
     Each option may come from the environment too: CHAT_PORT, CHAT_DATABASE, ….
     """
+    os.umask(0o077)  # the database has what people wrote, and their passwords' hashes
+    context.obj = database
+    if context.invoked_subcommand is not None:
+        return
     if math.isnan(token_days):  # which is within every range
         raise click.BadParameter("nan is no number of days", param_hint="--token-days")
     if not host.strip():
@@ -162,6 +174,42 @@ def main(
         run(options)
     except (ServerError, SchemaError) as error:
         raise click.ClickException(str(error)) from error
+
+
+@main.command("import")
+@click.argument("old", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--database",
+    metavar="TEXT",
+    help="Where to, as chat-serve has it.  [default: sqlite:///chatcore.db]",
+)
+@click.pass_obj
+def import_(serving_from: str, old: Path, database: str | None) -> None:
+    """Bring the users and messages of OLD, the first chatroom's database, into the lobby.
+
+    Passwords go on working.  OLD stays as it is.  Each message comes once, so the import
+    may be run again, and then brings what is new; stop the server for it.
+    """
+    database = database or serving_from
+    repository = _repository(database)
+    if isinstance(repository, chatcore.MemoryRepository):
+        raise click.BadParameter("memory: keeps nothing", param_hint="--database")
+    try:
+        with first_chatroom.read(old) as chatroom, contextlib.closing(repository):
+            prepare(repository)
+            bar = click.progressbar(
+                length=chatroom.count(), label="Importing", file=sys.stderr, show_pos=True
+            )
+            with bar:
+                report = Import(chatroom, repository).run(bar.update)
+    except SchemaError as error:
+        raise click.ClickException(str(error)) from error
+    except (ChatError, OutcomeUnknown) as error:
+        raise click.ClickException(
+            f"{error}. What came in stays; run this again for the rest"
+        ) from error
+    for line in report.lines():
+        click.echo(line)
 
 
 def _repository(database: str) -> Repository:

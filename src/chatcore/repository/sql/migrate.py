@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import sqlalchemy as sa
 
 from chatcore.errors import SchemaError
+from chatcore.repository.sql.first_chatroom import recognise
 from chatcore.repository.sql.schema import metadata
 
 VERSION_TABLE = "chatcore_version"
@@ -26,6 +28,11 @@ def check(connection: sa.Connection, where: str) -> str | None:
     inspector = sa.inspect(connection)
     tables = {*inspector.get_table_names(), *inspector.get_view_names()}
     if VERSION_TABLE not in tables:
+        if recognise(lambda table: _columns(inspector, table)):
+            raise SchemaError(
+                f"The database {where} is the first chatroom's, and stays as it is:"
+                f" `chat-serve import {shlex.quote(where)}` brings what it has into another"
+            )
         if tables & OURS:
             raise SchemaError(
                 f"The database {where} belongs to another application; name another file"
@@ -38,6 +45,12 @@ def check(connection: sa.Connection, where: str) -> str | None:
             f" (schema {version}, this version knows {NEWEST}); upgrade chatcore"
         )
     return str(version)
+
+
+def _columns(inspector: sa.Inspector, table: str) -> list[str]:
+    if not inspector.has_table(table):
+        return []
+    return [column["name"] for column in inspector.get_columns(table)]
 
 
 def migrate(connection: sa.Connection, where: str) -> None:

@@ -428,11 +428,37 @@ class TestNoServer:
             url = f"tcp://127.0.0.1:{stranger.sockets[0].getsockname()[1]}"
             assert f"Cannot connect to server at {url} ({why}" in await self.refused(url)
 
+    async def test_it_is_silent(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+            said = await self.refused(url)
+        assert said.startswith(f"Cannot connect to server at {url} (no answer in 5 seconds)")
+
     @pytest.mark.parametrize("url", ["localhost:5050", "ftp://localhost", "ws://", "ws://a:b/ws"])
     async def test_an_address_that_is_none_is_a_mistake_of_use(self, url: str) -> None:
         async with client("connect", url) as process:
             await process.communicate()
         assert process.returncode == 2
+
+
+@pytest.mark.parametrize("way", ["argument", "option", "environment"])
+async def test_the_first_chatrooms_address_is_good(
+    server: ServerProcess, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """`http://host:port`, where that page has it and where this client has its own."""
+    arguments = {"argument": [server.http], "option": ["--server", server.http]}.get(way, [])
+    monkeypatch.setenv("SERVER_URL", server.http if way == "environment" else "http://elsewhere")
+    async with client("connect", *arguments) as process:
+        out, err = await process.communicate(f"1\nada\n{PASSWORD}\nhello\n".encode())
+    assert (process.returncode, err) == (0, b"")
+    assert b"] ada: hello\n" in out
+
+
+async def test_an_address_is_given_once() -> None:
+    async with client("connect", "ws://one", "--server", "ws://another") as process:
+        _, err = await process.communicate()
+    assert process.returncode == 2
+    assert b"URL and --server are the same thing" in err
 
 
 @pytest.mark.parametrize(

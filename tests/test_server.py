@@ -133,6 +133,18 @@ async def test_wrong_options_are_told(arguments: tuple[str, ...]) -> None:
     assert one_sentence(said)
 
 
+async def test_flask_env_means_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no debug mode that it could turn on."""
+    logs = []
+    for environment in ("production", "development"):
+        monkeypatch.setenv("FLASK_ENV", environment)
+        async with serving() as server, present(server.urls["ws"], "ada"):
+            server.signal(signal.SIGTERM)
+            assert await server.exit_code() == 0
+        logs.append([re.sub(r"^[\d: ,-]+|:\d{4,5}\b", "", line) for line in server.log])
+    assert logs[0] == logs[1]
+
+
 async def test_help_and_version() -> None:
     for option in ("--help", "--version"):
         code, said = await fails_to_start(option)

@@ -9,6 +9,7 @@ from collections.abc import Coroutine
 from typing import Any, NoReturn, TypeVar
 
 import click
+from click.core import ParameterSource
 
 import chatcore
 from chat_cli.printable import printable
@@ -64,7 +65,9 @@ def main() -> None:
 @commands.command()
 @click.argument("url", envvar="SERVER_URL", default=_URL)
 @click.option("--room", default="lobby", show_default=True, help="The room to join first.")
-def connect(url: str, room: str) -> None:
+@click.option("--server", metavar="URL", help="The same as URL, for who is used to it.")
+@click.pass_context
+def connect(context: click.Context, url: str, room: str, server: str | None) -> None:
     """Chat with who is at URL: ws://, wss://, tcp://, tcps://, http:// or https://.
 
     Without URL it is the environment's SERVER_URL, or else ws://localhost:5050/ws.
@@ -72,6 +75,10 @@ def connect(url: str, room: str) -> None:
     Where standard input is not a terminal, what it has is read line by line: the
     choice of the menu, username, password, then messages.
     """
+    if server is not None:
+        if context.get_parameter_source("url") is ParameterSource.COMMANDLINE:
+            raise click.UsageError("URL and --server are the same thing; give one of them")
+        url = server
     target = _target(url, "URL")
     token = _token(target)
     try:

@@ -12,7 +12,7 @@ import sys
 
 from chat_transports.client import connect
 from chatcore import Message
-from chatcore.errors import Conflict
+from chatcore.errors import Conflict, TooLarge
 
 NAME, PASSWORD = "echo", os.environ["ECHO_PASSWORD"]
 
@@ -26,7 +26,8 @@ async def main(url: str) -> None:
         await chat.join("lobby")
         async for event in chat:
             if isinstance(event, Message) and event.sender != NAME:  # nor answers itself
-                await chat.send(event.room, f"{event.sender} said: {event.content}")
+                with contextlib.suppress(TooLarge):  # it was as long as a message may be
+                    await chat.send(event.room, f"{event.sender} said: {event.content}")
 
 
 with contextlib.suppress(KeyboardInterrupt):

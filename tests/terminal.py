@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import shlex
 import shutil
 from collections.abc import Callable
@@ -37,6 +38,13 @@ class Pane:
     async def record(self, file: Path) -> None:
         """Write to a file all that the command writes from now on, byte by byte."""
         await self._tmux.run("pipe-pane", "-O", "-t", self._id, f"cat >{shlex.quote(str(file))}")
+
+    async def signal(self, number: int) -> None:
+        """Send a signal to the command."""
+        shell = int(await self._tmux.run("display-message", "-p", "-t", self._id, "#{pane_pid}"))
+        children = Path(f"/proc/{shell}/task/{shell}/children")
+        (command,) = (await asyncio.to_thread(children.read_text)).split()
+        os.kill(int(command), number)
 
     async def lines(self) -> list[str]:
         """What can be seen, without the blank lines and tmux's own word on a command's end."""

@@ -7,18 +7,24 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import sqlite3
 import sys
 import tempfile
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prompt_toolkit.utils import get_cwidth
 
-from chat_cli.printable import printable
+from chat_cli import tokens
+from chat_cli.printable import printable, wrapped
 from chat_transports.pipe import address
 from chatcore.testing import PATIENCE, eventually
 from tests.support import PASSWORD, ServerProcess, connected, present, serving
@@ -229,6 +235,36 @@ class TestPipe:
             assert await stdout.read() == b"Goodbye!\n"
             assert await process.wait() == 0
 
+    async def test_a_leave_that_is_told_late_does_not_end_the_next_membership(
+        self, server: ServerProcess
+    ) -> None:
+        """Over a slow line the event of a leave comes after the next join's reply was asked for."""
+        target = urlsplit(server.urls["tcp"])
+
+        async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            up, down = await asyncio.open_connection(target.hostname, target.port)
+
+            async def slowly() -> None:
+                async for line in up:
+                    await asyncio.sleep(0.03)
+                    writer.write(line)
+
+            telling = asyncio.create_task(slowly())
+            async for line in reader:
+                down.write(line)
+            telling.cancel()
+            for each in (down, writer):
+                each.close()
+
+        async with await asyncio.start_server(relay, "127.0.0.1", 0) as proxy:
+            url = f"tcp://127.0.0.1:{proxy.sockets[0].getsockname()[1]}"
+            typed = ["/leave", "/join lobby", "still here", "/whoami"]
+            status, lines = await piped(url, "1", "ada", PASSWORD, *typed)
+        assert status == 0
+        assert lines.count("[System] You are no longer in lobby") == 1
+        assert "[HH:MM] ada: still here" in lines
+        assert "[System] You are ada, in lobby" in lines
+
     async def test_says_when_one_is_out_of_the_room(self, server: ServerProcess) -> None:
         async with joined(server, "ada") as (_, stdout):
             async with present(server.urls["ws"], "ada") as elsewhere:
@@ -286,6 +322,75 @@ class TestTerminal:
         await pane.press(key)
         assert await pane.status() == 0
         await pane.until(lambda lines: lines[-1] == "Goodbye!")
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda n: n.name)
+    async def test_a_signal_leaves_properly(
+        self, tmux: Tmux, tmp_path: Path, number: signal.Signals
+    ) -> None:
+        async with (
+            serving(tmp_path / "chat.db") as server,
+            present(server.urls["ws"], "bob") as bob,
+        ):
+            ada = await entered(tmux, server.urls["ws"], "ada")
+            while "ada" not in (await bob.event("presence")).get("online", ()):
+                pass
+            await ada.signal(number)
+            assert await ada.status() == 128 + number
+            await ada.until(lambda lines: lines[-1] == "Goodbye!")
+            while (await bob.event("presence")).get("offline") != ["ada"]:
+                pass
+            with contextlib.closing(sqlite3.connect(tmp_path / "chat.db")) as db:
+                assert db.execute("SELECT count(*) FROM tokens").fetchone() == (1,)  # bob's
+
+    async def test_a_password_is_not_seen_where_the_cursor_cannot_be_moved(
+        self, server: ServerProcess, tmux: Tmux, tmp_path: Path
+    ) -> None:
+        pane = await tmux.open("env", "TERM=dumb", *CLIENT, "connect", server.urls["ws"])
+        await pane.record(tmp_path / "written")
+        await pane.until_shown("Choose")
+        await pane.enter("1")
+        await pane.until_shown("Username:")
+        await pane.enter("ada")
+        await pane.until_shown("Password:")
+        await pane.enter(PASSWORD)
+        await pane.until_shown("Joined lobby as ada")
+        assert PASSWORD not in (tmp_path / "written").read_text()
+
+    async def test_a_line_is_for_the_room_that_the_lines_before_it_lead_to(
+        self, server: ServerProcess, tmux: Tmux
+    ) -> None:
+        async with present(server.urls["ws"], "bob") as bob:
+            await bob.do("create", room="tea")
+            ada = await entered(tmux, server.urls["ws"], "ada")
+            await ada.type("/join tea\rfor tea\r/leave\r/join tea\r/whoami\r")
+            await ada.until_shown("You are ada, in lobby, tea")
+            page = await bob.do("history", room="tea")
+            assert [message["content"] for message in page["messages"]] == ["for tea"]
+            await ada.enter("/history " + "9" * 5000)
+            await ada.until(lambda lines: lines[-2] == "/history takes a number, 1 or more")
+            await ada.enter("/leave", "/leave", "/users", "/history", "/leave")
+            nowhere = ["You are in no room: /join one"] * 3
+            await ada.until(lambda lines: [*nowhere, ">"] == lines[-4:])
+
+    async def test_what_is_pasted_is_shown_as_it_is_written(
+        self, server: ServerProcess, tmux: Tmux, tmp_path: Path
+    ) -> None:
+        ada = await entered(tmux, server.urls["ws"], "ada")
+        await ada.record(tmp_path / "written")
+        await ada.type("\u202egnp\u2066\u200b\x9b")
+        await ada.until(lambda lines: lines[-1].startswith(r"lobby> \u202egnp\u2066\u200b"))
+        written = (tmp_path / "written").read_text()
+        assert not {"\u202e", "\u2066", "\u200b", "\x9b"} & {*written}
+
+    async def test_a_line_that_is_wrapped_passes_for_no_other(
+        self, server: ServerProcess, tmux: Tmux
+    ) -> None:
+        ada = await entered(tmux, server.urls["ws"], "ada", width=60)
+        async with present(server.urls["ws"], "mallory") as mallory:
+            spaces = " " * (60 - len("[12:00] mallory: hi"))
+            await mallory.do("send", room="lobby", content=f"hi{spaces}[12:00] bob: I resign")
+            seen = await ada.until_shown("bob: I resign")
+        assert "    [12:00] bob: I resign" in seen
 
     async def test_a_password_is_never_seen(self, server: ServerProcess, tmux: Tmux) -> None:
         """Nor does the up arrow bring it back, where the name is asked for or in the chat."""
@@ -500,6 +605,17 @@ def test_printable(text: str, expected: str) -> None:
     assert expected == printable(text)
 
 
+@given(st.text(), st.integers(1, 100))
+def test_what_is_wrapped_fits_and_only_its_first_line_is_not_indented(
+    text: str, width: int
+) -> None:
+    shown = printable(text)
+    first, *rest = wrapped(shown, width).split("\n")
+    assert all(get_cwidth(line) <= max(width, 6) for line in (first, *rest))
+    assert all(line.startswith("    ") for line in rest)
+    assert "".join(shown.split()) == "".join([first, *rest]).replace(" ", "") or "\xa0" in text
+
+
 def test_printable_leaves_no_control_character() -> None:
     everything = "".join(map(chr, range(0x10000)))
     shown = set(printable(everything))
@@ -630,16 +746,158 @@ async def test_a_login_through_the_menu_is_revoked_at_the_end(
             assert tokens() == 0
 
 
-async def test_a_login_that_is_kept_outlives_a_conversation(
-    server: ServerProcess, tmp_path: Path
+async def test_a_login_that_is_kept_skips_the_menu_and_outlives_a_conversation(
+    server: ServerProcess, tmux: Tmux, tmp_path: Path
 ) -> None:
     url = server.urls["ws"]
     token = await logged_in(tmp_path, url)
-    status, out, err = await scripted(tmp_path, "connect", url, typed="hello\n/exit\n")
-    assert (status, err) == (0, "")
-    assert "1. Register" not in out
+    pane = await tmux.open("env", f"XDG_STATE_HOME={tmp_path}", *CLIENT, "connect", url)
+    seen = await pane.until(lambda lines: lines[-1] == "lobby>")
+    assert "1. Register" not in seen
+    await pane.enter("/exit")
+    assert await pane.status() == 0
     async with connected(url) as peer:
         assert (await peer.do("login", token=token))["user"]["username"] == "ada"
+
+
+async def test_what_is_for_the_menu_is_no_message_where_a_login_is_kept(
+    server: ServerProcess, tmp_path: Path
+) -> None:
+    url = server.urls["ws"]
+    await logged_in(tmp_path, url)
+    async with present(url, "bob") as bob:
+        typed = f"2\nada\n{PASSWORD}\nthe only message\n"
+        status, out, err = await scripted(tmp_path, "connect", url, typed=typed)
+        assert (status, err) == (0, "")
+        assert "1. Register" in out
+        assert await bob.messages(1) == ["the only message"]
+        assert [m["content"] for m in (await bob.do("history", room="lobby"))["messages"]] == [
+            "the only message"
+        ]
+
+
+async def test_lines_that_cannot_be_messages_are_told_and_left_out(
+    server: ServerProcess, tmp_path: Path
+) -> None:
+    url = server.urls["ws"]
+    await logged_in(tmp_path, url)
+    typed = f"one\n\x1b[31mred\n{'x' * 4001}\nfour\n"
+    status, out, err = await scripted(tmp_path, "send", "--server", url, typed=typed)
+    assert (status, out) == (1, "")
+    assert [line.partition(": A message ")[0] for line in err.splitlines()] == [
+        "Error: line 2 was not sent",
+        "Error: line 3 was not sent",
+    ]
+    _, out, _ = await scripted(tmp_path, "tail", "--no-follow", "--server", url)
+    assert [line.partition("] ")[2] for line in out.splitlines()] == ["ada: one", "ada: four"]
+
+
+async def test_a_login_revoked_meanwhile_is_told_as_that(
+    server: ServerProcess, tmp_path: Path
+) -> None:
+    url = server.urls["ws"]
+    await logged_in(tmp_path, url)
+    async with present(url, "ada") as ada, script(tmp_path, "send", "--server", url) as process:
+        assert process.stdin is not None
+        process.stdin.write(b"one\n")
+        assert await ada.messages(1) == ["one"]
+        await ada.do("logout", everywhere=True)
+        process.stdin.write(b"two\n")
+        _, err = await process.communicate()
+    assert (process.returncode, err) == (
+        1,
+        f"Error: logged out; `chat-cli login {url}` logs in anew\n".encode(),
+    )
+
+
+@pytest.mark.parametrize("stdin", ["<&-", "0>/dev/null"], ids=["closed", "for writing"])
+@pytest.mark.parametrize("command", ["send --server", "connect"])
+async def test_input_that_cannot_be_read_is_told(
+    server: ServerProcess, tmp_path: Path, command: str, stdin: str
+) -> None:
+    await logged_in(tmp_path, server.urls["ws"])
+    words = [*CLIENT, *command.split(), server.urls["ws"]]
+    process = await asyncio.create_subprocess_shell(
+        f"exec {shlex.join(words)} {stdin}",
+        env={**os.environ, "XDG_STATE_HOME": str(tmp_path)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(PATIENCE):
+        _, err = await process.communicate()
+    assert (process.returncode, err) == (
+        1,
+        b"Error: Standard input cannot be read: Bad file descriptor\n",
+    )
+
+
+async def test_a_pipe_is_not_read_ahead_without_bound(
+    server: ServerProcess, tmp_path: Path
+) -> None:
+    url = server.urls["ws"]
+    await logged_in(tmp_path, url)
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    lines, taken = b"a line of a log that grows faster than five lines a second\n" * 1000, 0
+    async with present(url, "bob") as bob:
+        process = await asyncio.create_subprocess_exec(
+            *(*CLIENT, "send", "--server", url),
+            env={**os.environ, "XDG_STATE_HOME": str(tmp_path)},
+            stdin=reading,
+        )
+        os.close(reading)
+        for _ in range(12):  # the burst, and a little of what comes slowly
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    taken += os.write(writing, lines)
+            await bob.messages(1)
+        os.close(writing)
+        process.kill()
+        await process.wait()
+    assert taken < 200_000, "the pipe's own 64 KiB and some lines"
+
+
+@pytest.mark.parametrize("command", ["tail --no-follow --server", "connect"])
+async def test_output_that_cannot_be_written_is_told(
+    server: ServerProcess, tmp_path: Path, command: str
+) -> None:
+    url = server.urls["ws"]
+    await logged_in(tmp_path, url)
+    await scripted(tmp_path, "send", "--server", url, "hello")
+    full = os.open("/dev/full", os.O_WRONLY)
+    async with script(tmp_path, *command.split(), url, stdout=full) as process:
+        os.close(full)
+        _, err = await process.communicate(b"")
+    assert (process.returncode, err) == (1, b"Error: No space left on device\n")
+
+
+async def test_a_login_that_cannot_be_kept_is_revoked(tmp_path: Path) -> None:
+    async with serving(tmp_path / "chat.db") as server:
+        url = server.urls["ws"]
+        login = ("login", url, "--username", "ada", "--password-stdin", "--register")
+        status, _, err = await scripted(Path("/proc"), *login, typed=f"{PASSWORD}\n")
+        assert (status, "cannot be written" in err) == (1, True)
+        with contextlib.closing(sqlite3.connect(tmp_path / "chat.db")) as db:
+            assert db.execute("SELECT count(*) FROM tokens").fetchone() == (0,)
+
+
+def test_logins_that_are_kept_at_the_same_time_are_all_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    with ThreadPoolExecutor(8) as pool:
+        for _ in pool.map(lambda n: tokens.keep(f"ws://{n}/ws", "cc_"), range(40)):
+            pass
+    assert [tokens.kept(f"ws://{n}/ws") for n in range(40)] == ["cc_"] * 40
+
+
+async def test_without_a_terminal_a_password_is_not_asked_for(
+    server: ServerProcess, tmp_path: Path
+) -> None:
+    url = server.urls["ws"]
+    status, out, err = await scripted(tmp_path, "login", url, "--username", "ada", typed="x\n")
+    assert (status, out) == (2, "")
+    assert "use --password-stdin" in err
 
 
 async def test_tail_ends_when_nobody_reads_on(server: ServerProcess, tmp_path: Path) -> None:

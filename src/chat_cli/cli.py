@@ -73,18 +73,21 @@ def connect(context: click.Context, url: str, room: str, server: str | None) -> 
     Without URL it is the environment's SERVER_URL, or else ws://localhost:5050/ws.
     A login kept by `chat-cli login`, or a token in CHAT_TOKEN, skips the menu.
     Where standard input is not a terminal, what it has is read line by line: the
-    choice of the menu, username, password, then messages.
+    choice of the menu, username, password, then messages.  No login skips the menu then.
     """
     if server is not None:
         if context.get_parameter_source("url") is ParameterSource.COMMANDLINE:
             raise click.UsageError("URL and --server are the same thing; give one of them")
         url = server
     target = _target(url, "URL")
-    token = _token(target)
-    try:
-        from chat_cli.conversation import converse  # slow to import, and --help does without
+    from chat_cli.screen import interactive  # slow to import, and --help does without
 
-        sys.exit(_run(converse(target, room, token), url))
+    # Lines that are meant for the menu must not become messages on the day that a login is kept.
+    token = _token(target) if interactive() else None
+    try:
+        from chat_cli.conversation import converse
+
+        sys.exit(_run(converse(target, room, token), url, _renew(target)))
     except KeyboardInterrupt:  # one of the ways to leave
         sys.exit(0)
 
@@ -101,13 +104,16 @@ def login(url: str, username: str | None, password_stdin: bool, register: bool) 
     login that was kept for URL before is revoked.
     """
     from chat_cli import tokens
+    from chat_cli.screen import interactive
 
     target = _target(url, "URL")
     try:
         before = tokens.kept(target)  # which finds fault with the file before anybody types
+        if username is None and password_stdin:
+            raise click.UsageError("--password-stdin needs --username")
+        if not password_stdin and not interactive():
+            raise click.UsageError("there is no terminal to ask in; use --password-stdin")
         if username is None:
-            if password_stdin:
-                raise click.UsageError("--password-stdin needs --username")
             username = click.prompt("Username", type=str)
         if password_stdin:
             password = sys.stdin.readline().rstrip("\r\n")
@@ -116,7 +122,11 @@ def login(url: str, username: str | None, password_stdin: bool, register: bool) 
         from chat_cli.scripts import log_in
 
         token = _run(log_in(target, username, password, new=register), url)
-        tokens.keep(target, token)
+        try:
+            tokens.keep(target, token)
+        except tokens.Unusable:
+            _run(_revoke(target, token), url)  # nobody else has it
+            raise
         if before is not None:
             _run(_revoke(target, before), url)
     except tokens.Unusable as error:
@@ -149,14 +159,20 @@ def logout(url: str) -> None:
 def send(url: str, room: str, text: tuple[str, ...]) -> None:
     """Send TEXT as one message, or each line of standard input.
 
-    Joins the room where needed, and returns when all is stored.  Needs a login that
-    was kept, or CHAT_TOKEN.
+    Joins the room where needed, and returns when all is stored.  A line that cannot be a
+    message is told, and left out; the status is then 1.  Needs a login that was kept, or
+    CHAT_TOKEN.
     """
     target = _target(url, "--server")
     token = _needed(target)
     from chat_cli import scripts
 
-    _run(scripts.send(target, token, room, " ".join(text) if text else None), url)
+    left_out = _run(
+        scripts.send(target, token, room, " ".join(text) if text else None), url, _renew(target)
+    )
+    for number, why in left_out:
+        click.echo(printable(f"Error: line {number} was not sent: {why}"), err=True)
+    sys.exit(1 if left_out else 0)
 
 
 @commands.command()
@@ -164,7 +180,12 @@ def send(url: str, room: str, text: tuple[str, ...]) -> None:
 @_room
 @click.option("--json", "as_json", is_flag=True, help="Print each event as a line of JSON.")
 @click.option(
-    "-n", "last", type=click.IntRange(0), default=10, show_default=True, help="How many to begin."
+    "-n",
+    "last",
+    type=click.IntRange(0, (1 << 53) - 1),
+    default=10,
+    show_default=True,
+    help="How many to begin.",
 )
 @click.option("--follow/--no-follow", default=True, show_default=True, help="Wait for more.")
 def tail(url: str, room: str, as_json: bool, last: int, follow: bool) -> None:
@@ -176,7 +197,8 @@ def tail(url: str, room: str, as_json: bool, last: int, follow: bool) -> None:
     token = _needed(target)
     from chat_cli import scripts
 
-    _run(scripts.tail(target, token, room, last, follow=follow, as_json=as_json), url)
+    tailing = scripts.tail(target, token, room, last, follow=follow, as_json=as_json)
+    _run(tailing, url, _renew(target))
 
 
 async def _revoke(target: str, token: str) -> None:
@@ -209,7 +231,14 @@ def _needed(target: str) -> str:
     return _token(target) or _fail(f"Log in first: chat-cli login {target}")
 
 
-def _run(doing: Coroutine[Any, Any, T], url: str) -> T:
+def _renew(target: str) -> str:
+    """Say what to do where the server does not know the login any more."""
+    if os.environ.get("CHAT_TOKEN"):
+        return "; CHAT_TOKEN has it"
+    return f"; `chat-cli login {target}` logs in anew"
+
+
+def _run(doing: Coroutine[Any, Any, T], url: str, renew: str = "") -> T:
     """Run it, and end the program where it fails."""
     import asyncio
 
@@ -226,9 +255,11 @@ def _run(doing: Coroutine[Any, Any, T], url: str) -> T:
         click.echo(TIPS, err=True)
         sys.exit(1)
     except BadCredentials as error:
-        _fail(f"{error}; `chat-cli login` logs in anew")
+        _fail(f"{error}{renew}")
     except ChatError as error:
         _fail(error)
+    except OSError as error:  # of standard input or output
+        _fail(error.strerror or error)
 
 
 def _fail(why: object) -> NoReturn:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import textwrap
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 
 from chat_cli.screen import Screen, clock, open_screen
 from chat_transports.client import Client, connect
@@ -43,16 +44,27 @@ HELP = (
 async def converse(target: str, room: str, token: str | None) -> int:
     """Lead one person from the menu to their leaving; return an exit status.
 
-    A token skips the menu, and is still good afterwards.  Raises CannotConnect,
-    BadCredentials.
+    A token skips the menu, and is still good afterwards.  SIGTERM and SIGHUP are ways to
+    leave, too.  Raises CannotConnect, BadCredentials, and OSError where standard input
+    cannot be read.
     """
     async with connect(target, token=token) as chat:
         screen = open_screen()
         conversation = Conversation(chat, screen, room)
         talk = asyncio.create_task(conversation.talk())
         follow = asyncio.create_task(conversation.follow())
+        signals: list[int] = []
+
+        def on_signal(number: int) -> None:
+            signals.append(number)
+            talk.cancel()
+
+        _on_signals(on_signal)
         try:
             await asyncio.wait((talk, follow), return_when=asyncio.FIRST_COMPLETED)
+            if signals:
+                screen.say("Goodbye!")
+                return 128 + signals[0]
             if talk.done():
                 return talk.result()
             talk.cancel()
@@ -61,6 +73,8 @@ async def converse(target: str, room: str, token: str | None) -> int:
             screen.say(f"[System] Disconnected from server: {chat.error}")
             return 1
         except asyncio.CancelledError:
+            talk.cancel()
+            await asyncio.wait((talk,))
             screen.say("Goodbye!")
             raise
         finally:
@@ -68,10 +82,18 @@ async def converse(target: str, room: str, token: str | None) -> int:
             follow.cancel()
             await asyncio.wait((talk, follow))
             screen.close()
-            if token is None and chat.token is not None and chat.state != "closed":
+            if token is None and chat.token is not None and chat.state == "connected":
                 with contextlib.suppress(ChatError, TimeoutError):
                     async with asyncio.timeout(LEAVE_SECONDS):
                         await chat.logout()
+
+
+def _on_signals(do: Callable[[int], object]) -> None:
+    """Have the end of the terminal, or of the system, be told before it is one's own."""
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(NotImplementedError):  # Windows, which has neither
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, do, number)
 
 
 class Conversation:
@@ -87,6 +109,8 @@ class Conversation:
         self._moved = asyncio.Event()
         # What follows a join must not be shown before what the join brings.
         self._order = asyncio.Lock()
+        # A line is meant for the room that the commands before it lead to.
+        self._turn = asyncio.Lock()
         self._away = False
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -100,7 +124,12 @@ class Conversation:
             except ChatError as error:
                 self._screen.say(f"[System] {error}")
                 return 1
-            await self._converse()
+            try:
+                await self._converse()
+            finally:
+                for task in [*self._tasks]:
+                    task.cancel()
+                await asyncio.gather(*self._tasks, return_exceptions=True)
         self._screen.say("Goodbye!")
         return 0
 
@@ -122,6 +151,8 @@ class Conversation:
             password = await self._screen.ask("Password: ", hidden=True)
             if password is None:
                 return False
+            if self._chat.state != "connected":
+                self._tell_away()
             try:
                 await enter(username.strip(), password)
                 return True
@@ -134,8 +165,16 @@ class Conversation:
                 await self._obey(line)
             else:
                 self._start(self._obey(line))
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=LEAVE_SECONDS)
+        await self._finish()
+
+    async def _finish(self) -> None:
+        """Wait for what is under way: as long as a server is there, and else for a moment."""
+        late = self._tasks and (await asyncio.wait(self._tasks, timeout=0.3))[1]
+        if late:
+            self._screen.say("[System] Sending what is not sent yet; Ctrl+C leaves at once")
+            _, late = await asyncio.wait(late, timeout=LEAVE_SECONDS)
+        while late and self._chat.state == "connected":
+            _, late = await asyncio.wait(late, timeout=LEAVE_SECONDS)
 
     def _start(self, doing: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(doing)
@@ -147,9 +186,12 @@ class Conversation:
             if not line.strip():
                 self._screen.say("Message cannot be empty")
             elif line.startswith("/") and not line.startswith("//"):
-                await self._command(*line.split())
+                async with self._turn:
+                    await self._command(*line.split())
             else:
-                await self._send(line.removeprefix("/"))
+                async with self._turn:
+                    room = self._current
+                await self._send(room, line.removeprefix("/"))
         except ChatError as error:
             self._screen.say(f"[System] {error}")
 
@@ -159,6 +201,8 @@ class Conversation:
             case ("/help",):
                 for item in HELP:
                     say(item)
+            case ("/users",) | ("/leave",) | ("/history",) | ("/history", _) if not self._current:
+                say("You are in no room: /join one")
             case ("/users",):
                 await self._who(self._current)
             case ("/rooms",):
@@ -180,7 +224,7 @@ class Conversation:
                 self._drop(room)
             case ("/history",) | ("/history", _):
                 number = arguments[0] if arguments else "20"
-                if not (number.isdecimal() and int(number)):
+                if not (number.isdecimal() and len(number) < 10 and int(number)):
                     say("/history takes a number, 1 or more")
                     return
                 page_ = await chat.history(self._current, limit=int(number))
@@ -209,7 +253,8 @@ class Conversation:
 
     async def _who(self, room: str) -> None:
         reply = await self._chat.who(room)
-        self._online[room] = set(reply.online)
+        if room in self._online:
+            self._online[room] = set(reply.online)
         self._screen.say(f"[System] Online ({reply.count}): {', '.join(reply.online)}")
 
     async def _refresh(self, room: str) -> None:
@@ -219,18 +264,20 @@ class Conversation:
             if room in self._online:
                 self._online[room] = set(reply.online)
 
-    async def _send(self, text: str) -> None:
+    async def _send(self, room: str, text: str) -> None:
         """Send a message; where lines are waited for, return when it has been shown."""
-        room = self._current
         if not room:
             self._screen.say("You are in no room: /join one")
             return
+        unsent = f"Not sent: {textwrap.shorten(text, 60, placeholder='…')}"
         try:
             reply = await self._chat.send(room, text)
         except ChatError as error:
-            unsent = textwrap.shorten(text, 60, placeholder="…")
-            self._screen.say(f"[System] {error}. Not sent: {unsent}")
+            self._screen.say(f"[System] {error}. {unsent}")
             return
+        except asyncio.CancelledError:
+            self._screen.say(f"[System] {unsent}")
+            raise
         while self._screen.patient and self._heads.get(room, reply.seq) < reply.seq:
             self._moved.clear()
             await self._moved.wait()
@@ -258,13 +305,15 @@ class Conversation:
             case Message():
                 self._message(event)
             case Member(username=name) if name == me and event.ends:
-                self._drop(event.room)
+                # Not where this comes late, and the room has been joined again since.
+                if event.seq > self._heads.get(event.room, 0):
+                    self._drop(event.room)
             case Presence():
                 self._presence(event, me)
-            case Reconnecting(reason=reason) if not self._away:
-                self._away = True
-                say(f"[System] Disconnected from server: {reason}; trying again")
-            case Connected():
+            case Reconnecting(reason=reason) if self._chat.user is not None:
+                # Whoever is at the menu yet is told when it matters.
+                self._tell_away(reason)
+            case Connected() if self._away:
                 self._away = False
                 say("[System] Connected again")
             case Resumed(room=room):
@@ -278,8 +327,13 @@ class Conversation:
                 say(f"[System] {error}")
                 self._drop(room)
         if isinstance(event, Message | Member):
-            self._heads[event.room] = event.seq
+            self._heads[event.room] = max(event.seq, self._heads.get(event.room, 0))
         self._moved.set()
+
+    def _tell_away(self, reason: str = "the connection was lost") -> None:
+        if not self._away:
+            self._away = True
+            self._screen.say(f"[System] Disconnected from server: {reason}; trying again")
 
     def _message(self, event: Message) -> None:
         where = "" if event.room == self._current else f"({event.room}) "

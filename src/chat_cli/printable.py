@@ -12,12 +12,15 @@ _KEPT = (
 )
 
 
+_INDENT = "    "
+
+
 def printable(text: str) -> str:
     r"""Return a text that moves no cursor, hides nothing and turns nothing around.
 
     A control, bidirectional or invisible character, or half of a surrogate pair,
     becomes its escape: `\x1b`, `\u202e`.  Lines after the first are indented, so
-    that none of them passes for a line of ours.
+    that none of them passes for a line of ours; see `wrapped`, too.
     """
     if text.isprintable():  # which is false for every character that is judged below
         return text
@@ -26,9 +29,42 @@ def printable(text: str) -> str:
 
 def _harmless(character: str) -> str:
     if character == "\n":
-        return "\n    "
+        return f"\n{_INDENT}"
     # Cc: C0, DEL and C1.  Cf: format, the bidirectional controls among them.  Cs:
     # surrogates.  Zl and Zp: line and paragraph separators.
     if character in _KEPT or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp"):
         return character
     return character.encode("unicode_escape").decode()
+
+
+def hidden_characters() -> dict[str, str]:
+    """Return each invisible character beyond C1 that `printable` changes, and what to."""
+    # What Unicode has of them, with room to spare; all of it would take a tenth of a second.
+    codes = (*range(0xA0, 0xD800), *range(0xE000, 0x20000), *range(0xE0000, 0xE1000))
+    return {
+        character: _harmless(character)
+        for character in map(chr, codes)
+        if unicodedata.category(character) in ("Cf", "Zl", "Zp") and character not in _KEPT
+    }
+
+
+def wrapped(text: str, width: int) -> str:
+    """Return a printable text in lines of `width` cells, all but the first one indented.
+
+    The terminal would go on at its edge, and what stands there could pass for a line of
+    its own.
+    """
+    from prompt_toolkit.utils import get_cwidth
+
+    lines = []
+    for line in text.expandtabs(4).split("\n"):
+        rest, room = line, max(width, len(_INDENT) + 2)
+        while get_cwidth(rest) > room:
+            cells = end = 0
+            while (cells := cells + get_cwidth(rest[end])) <= room:
+                end += 1
+            end = rest.rfind(" ", len(_INDENT) + 1, end + 1) + 1 or end
+            lines.append(rest[:end].rstrip(" "))
+            rest = _INDENT + rest[end:]
+        lines.append(rest)
+    return "\n".join(lines)

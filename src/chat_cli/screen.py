@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import io
+import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import TypeAlias
 
-from chat_cli.printable import printable
+from chat_cli.printable import hidden_characters, printable, wrapped
+
+LINES_AHEAD = 100
+"""Of a pipe, read before they are wanted."""
 
 
 class Terminal:
@@ -27,8 +32,17 @@ class Terminal:
         from prompt_toolkit import PromptSession  # a pipe never pays for it
         from prompt_toolkit.application import run_in_terminal
         from prompt_toolkit.history import DummyHistory
+        from prompt_toolkit.layout.screen import Char
+        from prompt_toolkit.output import DummyOutput
+        from prompt_toolkit.utils import is_dumb_terminal
 
         self._run_in_terminal = run_in_terminal
+        # What is pasted is text from elsewhere too; the library knows of C0 and C1 alone.
+        Char.display_mappings.update(hidden_characters())
+        # Where the cursor cannot be moved, it would show what is typed, hidden or not.
+        self._hidden: PromptSession[str] | None = None
+        if is_dumb_terminal():
+            self._hidden = PromptSession(history=DummyHistory(), output=DummyOutput())
         # Without it, the up arrow would bring back a password, and show it.
         self._questions: PromptSession[str] = PromptSession(history=DummyHistory())
         # A message that was typed is taken away: it comes back as an event.
@@ -40,6 +54,9 @@ class Terminal:
 
     async def ask(self, question: str, *, hidden: bool = False) -> str | None:
         with contextlib.suppress(KeyboardInterrupt, EOFError):
+            if hidden and self._hidden is not None:
+                self.say(question)
+                return await self._hidden.prompt_async()
             return await self._questions.prompt_async(question, is_password=hidden)
         return None
 
@@ -62,8 +79,10 @@ class Terminal:
     def flush(self) -> None:
         """Print what was said and is not there yet."""
         if self._unsaid:
-            print("\n".join(self._unsaid), flush=True)
-            self._unsaid.clear()
+            width = self._chat.app.output.get_size().columns
+            unsaid, self._unsaid = self._unsaid, []
+            with contextlib.suppress(OSError):  # the terminal is gone
+                print("\n".join(wrapped(text, width) for text in unsaid), flush=True)
 
     def close(self) -> None:
         """Leave the terminal as it was found."""
@@ -72,13 +91,17 @@ class Terminal:
 
 
 class Plain:
-    """Lines in, lines out, nothing redrawn: for pipes and scripts.  Made on the event loop."""
+    """Lines in, lines out, nothing redrawn: for pipes and scripts.  Made on the event loop.
+
+    `line` and `ask` raise OSError where standard input cannot be read.
+    """
 
     patient = True
     """A line may wait until the one before it has been dealt with."""
 
     def __init__(self) -> None:
-        self._lines: asyncio.Queue[str | None] = asyncio.Queue()
+        self._lines: asyncio.Queue[str | OSError | None] = asyncio.Queue()
+        self._room = threading.Semaphore(LINES_AHEAD)
         # A thread, since a loop cannot wait for a file; a daemon, since nothing can end
         # its reading.
         reading = threading.Thread(
@@ -87,19 +110,26 @@ class Plain:
         reading.start()
 
     def _read(self, loop: asyncio.AbstractEventLoop) -> None:
-        # Not sys.stdin: Python's exit would find its lock taken by this thread, and abort.
-        stdin = open(0, encoding=sys.stdin.encoding, errors="replace", closefd=False)  # noqa: SIM115
-        with stdin, contextlib.suppress(RuntimeError):  # the loop has been closed
-            for line in stdin:
-                loop.call_soon_threadsafe(self._lines.put_nowait, line.removesuffix("\n"))
-            loop.call_soon_threadsafe(self._lines.put_nowait, None)
+        with contextlib.suppress(RuntimeError):  # the loop has been closed
+            try:
+                for line in _stdin():
+                    self._room.acquire()
+                    loop.call_soon_threadsafe(self._lines.put_nowait, line.removesuffix("\n"))
+            except OSError as error:
+                loop.call_soon_threadsafe(self._lines.put_nowait, error)
+            else:
+                loop.call_soon_threadsafe(self._lines.put_nowait, None)
 
     async def ask(self, question: str, *, hidden: bool = False) -> str | None:
         self.say(question.rstrip())
         return await self.line()
 
     async def line(self) -> str | None:
-        return await self._lines.get()
+        line = await self._lines.get()
+        if isinstance(line, OSError):
+            raise OSError(line.errno, f"Standard input cannot be read: {line.strerror}")
+        self._room.release()
+        return line
 
     def turn_to(self, room: str) -> None:
         """Do nothing: there is no input line."""
@@ -112,6 +142,14 @@ class Plain:
 
 
 Screen: TypeAlias = Terminal | Plain
+
+
+def _stdin() -> Iterator[str]:
+    if sys.stdin is None:  # closed, and its number may be another file's by now
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    # Not sys.stdin itself: Python's exit would find its lock taken by the thread, and abort.
+    with open(0, encoding=sys.stdin.encoding, errors="replace", closefd=False) as lines:
+        yield from lines
 
 
 def clock(timestamp: datetime) -> str:
@@ -132,11 +170,21 @@ def _without_echo() -> Callable[[], None]:
     silent = termios.tcgetattr(0)
     silent[3] &= ~termios.ECHO
     termios.tcsetattr(0, termios.TCSANOW, silent)
-    return lambda: termios.tcsetattr(0, termios.TCSADRAIN, before)
+
+    def undo() -> None:
+        with contextlib.suppress(termios.error):  # the terminal is gone
+            termios.tcsetattr(0, termios.TCSADRAIN, before)
+
+    return undo
 
 
 def open_screen() -> Screen:
     """Return what fits standard input."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # what its encoding has no bytes for
-    return Terminal() if sys.stdin.isatty() else Plain()
+    return Terminal() if interactive() else Plain()
+
+
+def interactive() -> bool:
+    """Say whether somebody sits there."""
+    return sys.stdin is not None and sys.stdin.isatty()

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import select
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from chat_cli.printable import printable
 from chat_cli.screen import Plain, clock
 from chat_transports.client import connect
 from chatcore.codec import JsonLines
-from chatcore.errors import NotMember
+from chatcore.errors import ChatError, Invalid, NotMember, TooLarge, Unavailable
 from chatcore.events import Durable, Lost, Member, Message, Reset
 from chatcore.model import Limits
 
@@ -34,8 +35,14 @@ async def log_out(target: str, token: str) -> None:
         await chat.logout()
 
 
-async def send(target: str, token: str, room: str, text: str | None) -> None:
-    """Send a text, or each line of standard input; all is stored when this returns."""
+async def send(
+    target: str, token: str, room: str, text: str | None
+) -> Sequence[tuple[int, ChatError]]:
+    """Send a text, or each line of standard input; all is stored when this returns.
+
+    Returns the lines that cannot be messages, by number, and why.  Raises ChatError, and
+    OSError where standard input cannot be read.
+    """
     async with connect(target, token=token) as chat:
 
         async def say(content: str) -> None:
@@ -44,14 +51,23 @@ async def send(target: str, token: str, room: str, text: str | None) -> None:
             except NotMember:
                 await chat.join(room, history=0)
                 await chat.send(room, content)
+            except Unavailable:
+                raise chat.error or Unavailable("The client is closed") from None
 
         if text is not None:
             await say(text)
-            return
-        lines = Plain()
-        while (line := await lines.line()) is not None:
-            if line.strip():
-                await say(line)
+            return []
+        lines, left_out = Plain(), []
+        for number in itertools.count(1):
+            line = await lines.line()
+            if line is None:
+                break
+            try:
+                if line.strip():
+                    await say(line)
+            except (Invalid, TooLarge) as error:
+                left_out.append((number, error))
+        return left_out
 
 
 async def tail(

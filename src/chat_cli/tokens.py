@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from typing import IO
 
 
 class Unusable(Exception):
@@ -26,27 +27,33 @@ def kept(target: str) -> str | None:
 
 def keep(target: str, token: str | None) -> None:
     """Keep a token for an `address`, or forget it.  Raises Unusable."""
+    file = path()
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with file.with_suffix(".lock").open("a") as lock:
+            _lock(lock)  # until it is closed: another login may be about to do the same
+            _replace(file, target, token)
+    except OSError as error:
+        raise Unusable(f"{file} cannot be written: {error.strerror}") from error
+
+
+def _replace(file: Path, target: str, token: str | None) -> None:
     tokens = _read()
     if token is None:
         tokens.pop(target, None)
     else:
         tokens[target] = token
-    file = path()
+    # A file of mkstemp's is 0600 from its first moment; the renaming is all or nothing.
+    descriptor, new = tempfile.mkstemp(dir=file.parent)
     try:
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # A file of mkstemp's is 0600 from its first moment; the renaming is all or nothing.
-        descriptor, new = tempfile.mkstemp(dir=file.parent)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as out:
-                json.dump(tokens, out, indent=1)
-                out.flush()
-                os.fsync(out.fileno())
-            Path(new).replace(file)
-        except BaseException:
-            Path(new).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise Unusable(f"{file} cannot be written: {error.strerror}") from error
+        with os.fdopen(descriptor, "w", encoding="utf-8") as out:
+            json.dump(tokens, out, indent=1)
+            out.flush()
+            os.fsync(out.fileno())
+        Path(new).replace(file)
+    except BaseException:
+        Path(new).unlink(missing_ok=True)
+        raise
 
 
 def _read() -> dict[str, str]:
@@ -65,3 +72,11 @@ def _read() -> dict[str, str]:
     if not isinstance(tokens, dict) or not all(isinstance(each, str) for each in tokens.values()):
         raise Unusable(f"{file} is damaged: delete it, and log in anew")
     return tokens
+
+
+def _lock(file: IO[str]) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    fcntl.flock(file, fcntl.LOCK_EX)

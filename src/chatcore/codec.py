@@ -22,11 +22,10 @@ from chatcore import events, model
 from chatcore.commands import Command, Request
 from chatcore.errors import ChatError, Internal, Invalid, TooLarge, UnknownCommand
 from chatcore.events import Answer, Bye, Durable, Event, Hello, Other, Reply, Told
-from chatcore.model import RequestId
+from chatcore.model import INTEGERS, RequestId
 
 PROTOCOL = 1
 
-_INTEGERS = 1 << 53
 _ID_CHARACTERS = 255
 _NOTHING = object()
 
@@ -115,7 +114,7 @@ def _id_of(fields: Any) -> RequestId | None:
     id = fields.get("id") if type(fields) is dict else None
     if type(id) is str and len(id) <= _ID_CHARACTERS:
         return id
-    if type(id) is int and -_INTEGERS < id < _INTEGERS:
+    if type(id) is int and -INTEGERS < id < INTEGERS:
         return id
     return None
 
@@ -154,7 +153,7 @@ def _strict(accepted: type) -> Callable[[Any, Any], Any]:
     def check(value: Any, _: Any) -> Any:
         if type(value) is not accepted:  # not isinstance, to which True is an int
             raise TypeError(f"expected {_WORDS[accepted]}")
-        if type(value) is int and not -_INTEGERS < value < _INTEGERS:
+        if type(value) is int and not -INTEGERS < value < INTEGERS:
             raise ValueError("an integer is below 2^53")
         return value
 

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from attrs import Attribute, field, frozen
 
 from chatcore.errors import ChatError, Invalid
-from chatcore.model import RequestId
+from chatcore.model import INTEGERS, RequestId
 
 
 def _txn_id(_: object, attribute: Attribute[Any], value: str | None) -> None:
@@ -26,8 +26,8 @@ def _positive(_: object, attribute: Attribute[Any], value: int | None) -> None:
 
 
 def _natural(_: object, attribute: Attribute[Any], value: int | None) -> None:
-    if value is not None and value < 0:
-        raise Invalid(f"{attribute.name} is 0 or more")
+    if value is not None and not 0 <= value < INTEGERS:
+        raise Invalid(f"{attribute.name} is 0 or more, and below 2^53")
 
 
 @frozen

@@ -20,6 +20,10 @@ MAX_FRAME = 1 << 20
 """Bytes.  Nothing the server sends is longer; what a client sends beyond it is not read."""
 
 
+INTEGERS = 1 << 53
+"""What an integer is below, and above the negative of: JSON's readers agree on no others."""
+
+
 _JOINERS = "\u200c\u200d"  # scripts and emoji need them
 
 MARKS = 30

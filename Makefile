@@ -36,7 +36,7 @@ run: $(VENV)/.run ## Start the chat server: WebSocket, Socket.IO and HTTP on 505
 	$(BIN)/chat-serve --transport ws --transport tcp --transport socketio $(ARGS)
 
 test: $(VENV)/.dev ## Run the tests
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadgroup $(ARGS)
 
 check: lint types contracts test docs ## All that CI runs
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import pytest
@@ -55,6 +55,19 @@ def seed(request: pytest.FixtureRequest) -> int:
     seed = random.randrange(1 << 32) if given is None else int(given)
     print(f"to repeat this: --seed {seed}")  # noqa: T201 - pytest shows it where a test failed
     return seed
+
+
+@pytest.fixture
+def figures(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Have a campaign's figures stand at the end of the run."""
+    return lambda text: request.node.user_properties.append(("figures", text))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    for report in terminalreporter.getreports("passed"):
+        for name, text in report.user_properties:
+            if name == "figures" and report.when == "call":
+                terminalreporter.write_line(f"{report.nodeid}: {text}")
 
 
 @pytest.hookimpl(wrapper=True)

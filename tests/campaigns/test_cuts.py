@@ -126,7 +126,7 @@ def behind(room: str, people: list[Person]) -> int:
 
 @pytest.mark.timeout(900)
 async def test_each_event_and_each_send_is_there_once_whatever_is_cut(
-    tmp_path: Path, cuts: int, seed: int
+    tmp_path: Path, cuts: int, seed: int, figures: Callable[[str], None]
 ) -> None:
     database, started = tmp_path / "chat.db", time.monotonic()
     ports = {"ws": free_port(), "tcp": free_port()}
@@ -191,7 +191,7 @@ async def test_each_event_and_each_send_is_there_once_whatever_is_cut(
         await living
     assert not any("Traceback" in line for line in server.log)
     check(stored(database), people)
-    print(  # noqa: T201 - the figures of a long run
+    figures(
         f"{made()} cuts, {restarts} restarts, "
         f"{sum(len(person.acknowledged) for person in people)} sends, "
         f"{sum(len(log) for person in people for log in person.heard.values())} events, "

@@ -11,6 +11,7 @@ import contextlib
 import random
 import signal
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,7 @@ class Sender:
 
 @pytest.mark.timeout(900)
 async def test_nothing_acknowledged_is_lost_when_the_server_is_killed(
-    tmp_path: Path, cycles: int
+    tmp_path: Path, cycles: int, figures: Callable[[str], None]
 ) -> None:
     database = tmp_path / "chat.db"
     senders = [Sender(f"user{number}") for number in range(SENDERS)]
@@ -64,11 +65,10 @@ async def test_nothing_acknowledged_is_lost_when_the_server_is_killed(
     for sender in senders:
         async with connected(server.urls["tcp"]) as peer:
             await peer.do("register", username=sender.username, password=PASSWORD)
-    for cycle in range(cycles):
+    for _ in range(cycles):
         await _one_life(server, senders, doors=("ws", "tcp"))
         assert not any("Traceback" in line for line in server.log)
         check(database, senders)
-        print(f"cycle {cycle + 1}: {_count(senders)}")  # noqa: T201 - the figures of a long run
         server = await start_server(database, "--limits", "none")
     # And after all that it serves.
     async with connected(server.urls["ws"]) as peer:
@@ -76,6 +76,7 @@ async def test_nothing_acknowledged_is_lost_when_the_server_is_killed(
         assert (await peer.do("history", room="lobby"))["messages"]
     await stop(server)
     assert sum(len(sender.acknowledged) for sender in senders) > cycles
+    figures(f"{cycles} kills: {_count(senders)}")
 
 
 async def _one_life(server: ServerProcess, senders: list[Sender], doors: tuple[str, ...]) -> None:

@@ -20,7 +20,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from chatcore.errors import LinkClosed
 from chatcore.model import MAX_FRAME
-from chatcore.testing import Transcript, eventually
+from chatcore.testing import PATIENCE, Transcript, eventually
 from tests.support import (
     PASSWORD,
     Frames,
@@ -405,6 +405,81 @@ async def test_pings_whose_pongs_nobody_takes_cost_no_memory() -> None:
         assert "reply" in await other.do("ping")
         assert _resident(server.process.pid) - before < 12 * MAX_FRAME
         writer.close()
+
+
+PINGING = """
+from functools import partial
+from chat_transports.server import cli
+from chatcore.model import Limits
+cli.Limits = partial(Limits, ping=0.25, messages=None, buffer_bytes=20_000)
+cli.main()
+"""
+
+
+@contextlib.asynccontextmanager
+async def upgraded(
+    server: ServerProcess,
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A WebSocket whose frames are left to the test; it answers no ping."""
+    host, _, port = server.urls["ws"].removeprefix("ws://").removesuffix("/ws").rpartition(":")
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+    sock.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(sock, (host, int(port)))
+    reader, writer = await asyncio.open_connection(sock=sock, limit=1_000)
+    writer.write(
+        b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    assert b"101" in await reader.readline()
+    await reader.readuntil(b"\r\n\r\n")
+    try:
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+
+
+async def test_a_peer_that_answers_no_ping_is_told_goodbye() -> None:
+    async with (
+        serving(script=PINGING) as server,
+        connected(server.urls["ws"]) as lively,
+        upgraded(server) as (reader, _),
+    ):
+        said = b""
+        async with asyncio.timeout(PATIENCE):
+            while (4003).to_bytes(2) not in said:  # the close frame's code
+                said += await reader.read(1_000)
+        bye = b'{"bye":{"code":4003,"reason":"silent for too long","reconnect":true}}'
+        assert bye in said.partition((4003).to_bytes(2))[0]
+        assert "reply" in await lively.do("ping")
+
+
+async def test_a_peer_that_reads_slowly_is_not_taken_for_silent() -> None:
+    """Its pongs wait behind what it has yet to read, and it has all of it in the end."""
+    async with (
+        serving(script=PINGING) as server,
+        present(server.urls["tcp"], "ada") as ada,
+        upgraded(server) as (reader, writer),
+    ):
+
+        def say(text: bytes) -> None:
+            writer.write(b"\x81" + bytes((0x80 | len(text),)) + bytes(4) + text)
+
+        say(b'{"cmd":"register","username":"bob","password":"correct horse"}')
+        say(b'{"cmd":"join","room":"lobby"}')
+        count = 100
+        while "bob" not in (await ada.event("presence")).get("online", ()):
+            pass
+        for number in range(count):
+            await ada.do("send", room="lobby", content=f"{number} ".ljust(3_000, "x"))
+        begun, read = asyncio.get_running_loop().time(), b""
+        async with asyncio.timeout(PATIENCE):
+            while f'"{count - 1} xx'.encode() not in read:
+                read += await reader.read(4_000)
+                await asyncio.sleep(0.02)  # so slowly
+        assert asyncio.get_running_loop().time() - begun > 4 * 0.25
+        assert b'"bye"' not in read
+        assert [number for number in range(count) if f'"{number} xx'.encode() not in read] == []
 
 
 async def test_half_a_handshake_is_let_go_of_and_does_not_spoil_the_end() -> None:

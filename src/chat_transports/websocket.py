@@ -20,6 +20,9 @@ from chatcore.model import MAX_FRAME
 from chatcore.ports import Wire
 
 SUBPROTOCOL = "chat.v1"
+SILENT_FOR = "chatcore.silent_for"
+"""An extension of our server's scope: says for how many seconds nothing has come from the
+peer, not even a pong, though it has taken all that was sent; 0 while it has not."""
 LOW_WATER = 65_536
 REASON_CHARACTERS = 100
 """A close frame has room for 123 bytes; ours are nearly all ASCII."""
@@ -78,9 +81,9 @@ def route(
             return
         offered = websocket.scope.get("subprotocols", [])
         await websocket.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None)
-        await serve(
-            chat, WebSocketLink(websocket, chat.wire), credentials(websocket), server=server
-        )
+        link = WebSocketLink(websocket, chat.wire)
+        link.end_silent(2 * chat.limits.ping)
+        await serve(chat, link, credentials(websocket), server=server)
 
     return WebSocketRoute(path, endpoint)
 
@@ -108,6 +111,7 @@ class WebSocketLink:
         self._drained = asyncio.Event()
         self._drained.set()
         self._close: tuple[int, str] | None = None
+        self._watching: asyncio.TimerHandle | None = None
         self._reader = asyncio.ensure_future(self._read())
         self._writer = asyncio.ensure_future(self._write())
 
@@ -119,9 +123,7 @@ class WebSocketLink:
                 return
             text = message.get("text")
             if text is None:
-                reason = "a binary message; send text"
-                self.write(self.wire.encode(Bye(Close.PROTOCOL, reason, reconnect=False)))
-                self.close(Close.PROTOCOL, reason)
+                self._say_bye(Close.PROTOCOL, "a binary message; send text", reconnect=False)
             elif len(text) > MAX_FRAME:  # a server that has no bound of its own
                 self.close(1009, "message too big")
             elif not self._inbox.put(text.encode()):
@@ -148,6 +150,25 @@ class WebSocketLink:
         finally:
             self._pending = 0
             self._drained.set()
+
+    def end_silent(self, seconds: float) -> None:
+        """Say bye to a peer that has been silent for so long, where the server can tell.
+
+        Silent is not slow: a slow one has not taken all yet.
+        """
+        silent_for = self._websocket.scope.get("extensions", {}).get(SILENT_FOR)
+        if silent_for is None:
+            return
+        left = seconds - silent_for()
+        if left <= 0:
+            self._say_bye(Close.SILENT, "silent for too long", reconnect=True)
+        elif self._close is None and not self._writer.done():
+            loop = asyncio.get_running_loop()
+            self._watching = loop.call_later(max(left, seconds / 8), self.end_silent, seconds)
+
+    def _say_bye(self, code: Close, reason: str, *, reconnect: bool) -> None:
+        self.write(self.wire.encode(Bye(code, reason, reconnect)))
+        self.close(code, reason)
 
     def _gone(self) -> None:
         """The peer left: nothing that waits will be taken."""
@@ -183,5 +204,7 @@ class WebSocketLink:
 
     async def closed(self) -> None:
         await asyncio.wait([self._writer])
+        if self._watching is not None:
+            self._watching.cancel()
         self._reader.cancel()
         await asyncio.wait([self._reader])

@@ -233,8 +233,20 @@ class _Frames(WebSocketsSansIOProtocol):
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
         self._rest = bytearray()
+        self._heard = self.loop.time()
+
+    async def run_asgi(self) -> None:
+        extensions: dict[str, Any] = self.scope["extensions"]
+        extensions[websocket.SILENT_FOR] = self._silent_for
+        await super().run_asgi()
+
+    def _silent_for(self) -> float:
+        if self.transport.get_write_buffer_size() or _untaken(self.transport):
+            return 0.0  # whether it takes that is the kernel's to say (tcp.keep_alive)
+        return self.loop.time() - self._heard
 
     def data_received(self, data: bytes) -> None:
+        self._heard = self.loop.time()
         super().data_received(data)
         if not self.handshake_initiated and self.conn.handshake_exc is not None:
             self.transport.abort()  # a handshake that cannot be read gets no answer
@@ -262,6 +274,17 @@ class _Frames(WebSocketsSansIOProtocol):
             self.send_receive_event_to_app()
 
 
+def _untaken(transport: asyncio.Transport) -> int:
+    """Return how many bytes the kernel has that the peer's has not acknowledged."""
+    with contextlib.suppress(ImportError, OSError):  # a system that does not tell
+        import fcntl
+        import termios
+
+        descriptor = transport.get_extra_info("socket").fileno()
+        return int.from_bytes(fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    return 0
+
+
 class _Web(uvicorn.Server):
     """uvicorn, without its hold on signals: ours drain first."""
 
@@ -275,8 +298,8 @@ class _Web(uvicorn.Server):
                 ws_max_size=MAX_FRAME,
                 ws_per_message_deflate=False,
                 ws_ping_interval=options.limits.ping,
-                # The kernel finds out who is gone (tcp.keep_alive).  A pong waits in line
-                # behind what a slow reader has yet to read, so its lateness proves nothing.
+                # A pong waits in line behind what a slow reader has yet to read, so its
+                # lateness alone proves nothing; the door asks `_silent_for`.
                 ws_ping_timeout=None,
                 lifespan="off",
                 log_config=None,

@@ -499,8 +499,8 @@ async def test_a_close_that_was_cancelled_goes_on_and_can_be_waited_for() -> Non
         await asyncio.wait([closing])
         repository.gate.set()
         await chat.close()
-        with pytest.raises(RuntimeError, match="not running"):
-            chat.check_started()
+        with pytest.raises(Unavailable, match="has shut down"):
+            await chat.rooms(ada)
         assert (await sending).seq == 2
 
 
@@ -532,9 +532,8 @@ async def test_a_chat_that_does_not_run_says_so() -> None:
         pass
     with pytest.raises(Unavailable, match="has shut down"):
         await chat.send(ada, "lobby", "hello")
-    with pytest.raises(RuntimeError, match="not running"):
-        async with connect(chat):
-            pass
+    async with connect(chat) as (peer, _):
+        assert (await peer.goodbye())["code"] == 4001
 
 
 async def test_a_call_under_way_when_the_chat_closes_is_refused_and_no_defect() -> None:

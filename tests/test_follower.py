@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from chatcore import follower
-from chatcore.commands import Join, Since
+from chatcore.commands import Join, Leave, Since
 from chatcore.errors import Forbidden, Internal, NotMember, Unavailable
 from chatcore.events import (
     Connected,
@@ -73,21 +73,21 @@ def test_each_event_is_given_once_and_in_order(ada: Follower) -> None:
     hear(ada, said(3), said(4), said(4), Other("lobby", 5), said(6), said(5))
     hear(ada, Message("elsewhere", 1, "bob", NOW, "not joined"))
     assert [said(4), said(6)] == taken(ada)
-    assert ada.again() == []
+    assert ada.again(()) == []
 
 
 def test_a_hole_is_asked_for_once_and_then_is_a_defect(ada: Follower) -> None:
     hear(ada, said(4), said(6), said(7))
     again = Join("lobby", Since("e", 4))
-    assert [again] == ada.again()
-    assert ada.again() == []
+    assert [again] == ada.again(())
+    assert ada.again(()) == []
     hear(ada, said(8))  # before the reply
     ada.joined_again(again, reply(8, said(5), said(6), recovered=True))
     hear(ada, said(7), said(8))
     assert [said(number) for number in range(4, 9)] == taken(ada)
 
     hear(ada, said(10))
-    (again,) = ada.again()
+    (again,) = ada.again(())
     ada.joined_again(again, reply(10, recovered=True))
     with pytest.raises(Internal, match="lobby has a hole after 8"):
         hear(ada, said(10))
@@ -98,10 +98,52 @@ def test_what_has_no_room_is_asked_for_when_there_is(
 ) -> None:
     monkeypatch.setattr(follower, "EVENTS_MOST", 2)
     tea = Room("tea")
-    hear(ada, said(4), said(5), said(6), Presence("lobby", 1))
+    hear(ada, said(4), said(5), said(6), Presence("lobby", 2, ["bob"], ["eve"]))
     hear(ada, changed(LOBBY, 4), changed(tea, 5), changed(LOBBY, 6))
-    assert [said(4), said(5), changed(LOBBY, 6), changed(tea, 5)] == taken(ada)
-    assert [Join("lobby", Since("e", 5))] == ada.again()
+    hear(ada, Presence("lobby", 3, ["eve", "kim"], []), Presence("lobby", 2, [], ["bob"]))
+    assert [
+        *(said(4), said(5), changed(LOBBY, 6), changed(tea, 5)),
+        Presence("lobby", 2, ["eve", "kim"], ["bob"]),
+    ] == taken(ada)
+    assert [Join("lobby", Since("e", 5))] == ada.again(())
+
+
+def test_of_a_crowd_the_last_that_was_told_counts(
+    ada: Follower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follower, "EVENTS_MOST", 0)
+    for told, expected in (
+        ([Presence("lobby", 201), Presence("lobby", 202, ["bob"], [])], Presence("lobby", 202)),
+        ([Presence("lobby", 3, ["bob"], []), Presence("lobby", 201)], Presence("lobby", 201)),
+        ([Presence("lobby", 201), whole := Presence("lobby", 1, ["ada"], [])], whole),
+    ):
+        hear(ada, *told)
+        assert [expected] == taken(ada)
+
+
+def test_a_room_that_is_behind_is_not_joined_again_for_who_is_out_of_it(ada: Follower) -> None:
+    """They left on another connection, say."""
+    out = MembershipChanged(LOBBY, "leave", "e", 1, 7, 0, 0)
+    hear(ada, said(6), out)
+    assert ada.again(()) == []
+    seen = taken(ada)
+    assert seen[0] == out
+    assert isinstance(seen[1], Lost)
+    hear(ada, said(7))
+    assert taken(ada) == []
+
+
+def test_a_room_is_not_joined_again_while_a_leave_is_under_way(ada: Follower) -> None:
+    hear(ada, said(6))
+    assert ada.again([Leave("lobby")]) == []
+    assert len(ada.again([Join("tea")])) == 1
+
+
+def test_what_waits_of_a_room_that_is_joined_anew_does_not_come_twice(ada: Follower) -> None:
+    hear(ada, said(4), Message("tea", 1, "bob", NOW, "no"), said(5), Presence("lobby", 1))
+    ada.joined(Join("lobby", Since("e", 3)), reply(5, said(4), recovered=True))
+    hear(ada, said(5))
+    assert [Presence("lobby", 1), said(5)] == taken(ada)
 
 
 def test_a_leave_is_followed_to_its_event_and_no_room_is_joined_again_for_it(
@@ -115,7 +157,7 @@ def test_a_leave_is_followed_to_its_event_and_no_room_is_joined_again_for_it(
         hear(ada, *before)
         ada.left("lobby")
         hear(ada, said(6))
-        assert ada.again() == []
+        assert ada.again(()) == []
 
 
 def test_a_connection_goes_on_where_the_last_one_ended(ada: Follower) -> None:
@@ -135,6 +177,19 @@ def test_a_connection_goes_on_where_the_last_one_ended(ada: Follower) -> None:
     assert [Resumed("lobby", 2), said(5), said(6)] == seen[4:]
 
 
+def test_connections_that_come_and_go_while_nobody_looks_are_told_as_one(ada: Follower) -> None:
+    hear(ada, said(4))
+    for number in range(100):
+        ada.part()
+        ada.tell(Reconnecting(f"lost {number}", 1.0))
+        (again,) = ada.resume(["lobby"])
+        ada.joined_again(again, reply(6, recovered=True))
+    hear(ada, said(5))
+    assert [
+        *(said(4), Reconnecting("lost 99", 1.0), Connected(), Resumed("lobby", 2), said(5))
+    ] == taken(ada)
+
+
 def test_a_room_that_cannot_go_on_is_begun_anew_or_lost(ada: Follower) -> None:
     ada.part()
     anew = reply(20, said(20), epoch="another")
@@ -147,7 +202,7 @@ def test_a_room_that_cannot_go_on_is_begun_anew_or_lost(ada: Follower) -> None:
     (again,) = ada.resume(["lobby"])
     with pytest.raises(Unavailable):
         ada.joined_again(again, Unavailable("busy"))
-    assert [again] == ada.again()
+    assert [again] == ada.again(())
     gone = Forbidden("banned")
     ada.joined_again(again, gone)
     assert [Connected(), Lost("lobby", gone)] == taken(ada)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import sqlite3
 import stat
 import sys
@@ -14,15 +15,15 @@ import aiohttp
 import bcrypt
 import pytest
 
+from chat_transports.server import first_chatroom
 from chat_transports.server.importing import BATCH, Import
 from chatcore import SqliteRepository
 from chatcore.chat import prepare
 from chatcore.errors import Unavailable
 from chatcore.model import Draft
 from chatcore.ports import Outcome
-from chatcore.repository.sql import first_chatroom
 from chatcore.testing import PATIENCE
-from tests.support import CHAT_SERVE, fails_to_start, present, serving
+from tests.support import CHAT_SERVE, PASSWORD, connected, fails_to_start, present, serving
 
 # What SQLAlchemy made of that page's tables.
 OLD = """
@@ -93,7 +94,11 @@ def messages_of(path: Path) -> list[tuple[str, str, str]]:
 
 
 def files(directory: Path) -> list[str]:
-    return sorted(path.name for path in directory.iterdir())
+    return [path.name for path in listed(directory)]
+
+
+def listed(directory: Path, but: str = "") -> list[Path]:
+    return sorted(path for path in directory.iterdir() if path.name != but)
 
 
 def log_of(path: Path) -> list[tuple[object, ...]]:
@@ -191,6 +196,95 @@ async def test_twice_changes_nothing_and_later_brings_what_is_new(tmp_path: Path
         assert db.execute("SELECT count(*) FROM users").fetchone() == (3,)
 
 
+async def test_an_account_is_known_again_whatever_became_of_it(tmp_path: Path) -> None:
+    """In the old chatroom: one who had none has one, another's password is new, one is gone."""
+    old, new = tmp_path / "old.db", tmp_path / "new.db"
+    old_database(
+        old,
+        [("ada", hashed("forgotten")), ("bob", hashed("b"))],
+        [("stranger", " ", NOON), ("stranger", "hi", NOON), ("ada", "a", NOON), ("bob", "b", NOON)],
+    )
+    await imported(old, new)
+    log = log_of(new)
+    with contextlib.closing(sqlite3.connect(old)) as db, db:
+        db.execute(
+            "INSERT INTO users (username, password_hash) VALUES ('stranger', ?)", [hashed("s")]
+        )
+        db.execute("UPDATE users SET password_hash = ? WHERE username = 'ada'", [hashed("new")])
+        db.execute("DELETE FROM users WHERE username = 'bob'")
+    assert await imported(old, new) == [
+        "Accounts: 0 came in, 3 were there already.",
+        "Messages: 0 came in, 3 were there already, 1 could not come.",
+        "  1 of them: Message cannot be empty",
+    ]
+    assert log == log_of(new)
+    async with serving(new, "--limits", "none") as server:
+        assert await log_in(server.http, "stranger", "s") == 200
+        assert await log_in(server.http, "ada", "forgotten") == 200, "passwords are kept here now"
+        assert await log_in(server.http, "bob", "b") == 200
+
+
+async def test_two_old_chatrooms_have_different_people(tmp_path: Path) -> None:
+    new = tmp_path / "new.db"
+    for name, time in (("one", "00"), ("two", "01")):
+        users = [("ada", hashed("same name")), ("bob", name)]
+        said = [(who, "hello", f"2024-05-01 12:00:{time}") for who in ("ada", "bob", "stranger")]
+        await imported(old_database(tmp_path / f"{name}.db", users, said), new)
+    assert [username for username, *_ in messages_of(new)] == [
+        *("ada", "bob", "stranger", "ada-2", "bob-2"),
+        "stranger",  # of whom nobody knows who they were
+    ]
+
+
+async def test_who_has_left_the_lobby_is_not_brought_back(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.db", tmp_path / "new.db"
+    old_database(old, [("ada", hashed("correct horse"))], [("ada", "before", NOON)])
+    await imported(old, new)
+    async with serving(new) as server, connected(server.urls["tcp"]) as ada:
+        await ada.do("login", username="ada", password=PASSWORD)
+        assert "reply" in await ada.do("leave", room="lobby")
+    with contextlib.closing(sqlite3.connect(old)) as db, db:
+        add_messages(db, [("ada", "after", NOON)])
+    assert (await imported(old, new))[1:] == [
+        "Messages: 0 came in, 1 were there already, 1 could not come.",
+        "  1 of them: ada has left the lobby here",
+    ]
+
+
+@pytest.mark.parametrize("state", ["idle", "ahead", "ahead in use", "crashed", "in use"])
+async def test_an_old_database_is_read_in_any_state_and_nothing_of_it_changes(
+    tmp_path: Path, state: str
+) -> None:
+    directory, new = tmp_path / "old", tmp_path / "new.db"
+    directory.mkdir()
+    old = old_database(directory / "old.db", [], [("ada", "hello", NOON)])
+    with contextlib.closing(sqlite3.connect(old, isolation_level=None)) as user:
+        if state.startswith("ahead"):
+            user.execute("PRAGMA journal_mode = WAL")
+            add_messages(user, [("ada", "and more", NOON)])
+            if state == "ahead":
+                user.close()
+        elif state == "in use":
+            user.execute("SELECT * FROM messages").fetchone()
+        elif state == "crashed":  # in the middle of a transaction that was on its way to the file
+            user.execute("PRAGMA cache_size = 1")
+            user.execute("BEGIN")
+            add_messages(user, [("ada", "x" * 9_000, NOON)] * 50)
+            copied = tmp_path / "copied"
+            shutil.copytree(directory, copied)
+            user.execute("ROLLBACK")
+            directory, old = copied, copied / "old.db"
+            assert (copied / "old.db-journal").stat().st_size
+        before = {path.name: path.read_bytes() for path in listed(directory, but="old.db-shm")}
+        status, said = await fails_to_start("--database", f"sqlite:///{old}")
+        assert (status, "Traceback" in said) == (1, False)
+        await imported(old, new)
+        after = {path.name: path.read_bytes() for path in listed(directory, but="old.db-shm")}
+        assert before == after, "but for SQLite's own index of what is ahead"
+    expected = ["hello", "and more"] if state.startswith("ahead") else ["hello"]
+    assert expected == [content for _, content, _ in messages_of(new)]
+
+
 async def test_one_that_was_ended_half_way_is_finished_by_the_next(tmp_path: Path) -> None:
     class Failing(SqliteRepository):
         batches = 2
@@ -222,7 +316,17 @@ async def test_one_that_was_ended_half_way_is_finished_by_the_next(tmp_path: Pat
 
 async def test_what_may_not_be_a_name_comes_under_another(tmp_path: Path) -> None:
     old, new = tmp_path / "old.db", tmp_path / "new.db"
-    names = ["Ada Lovelace", "ada_lovelace", "BOB", "bob", "b0b", "\x1b[31mred", "\u202eevil", "!"]
+    names = [
+        "Ada Lovelace",
+        "ada!",
+        "ada_lovelace",
+        "BOB",
+        "bob",
+        "b0b",
+        "\x1b[31mred",
+        "\u202eevil",
+        "!",
+    ]
     names += ["", "x" * 60, "admin", "аda", "ada"]  # the last but one begins with a Cyrillic letter
     old_database(
         old,
@@ -231,16 +335,18 @@ async def test_what_may_not_be_a_name_comes_under_another(tmp_path: Path) -> Non
     )
     report = await imported(old, new)
     assert not any(ord(each) < 32 or each == "\u202e" for line in report for each in line)
+    unfit = "a name has 1 to 50 letters, digits, . _ and -"
     assert report[1:-2] == [
-        "  'Ada Lovelace' is ada-lovelace now: a name has 1 to 50 letters, digits, . _ and -",
         "  'bob' is bob-2 now: bob is, or looks like, somebody else's",
         "  'b0b' is b0b-3 now: b0b is, or looks like, somebody else's",
-        "  '\\x1b[31mred' is 31mred now: a name has 1 to 50 letters, digits, . _ and -",
-        "  '\\u202eevil' is evil now: a name has 1 to 50 letters, digits, . _ and -",
-        "  '!' is user now: a name has 1 to 50 letters, digits, . _ and -",
-        "  '' is user-2 now: a name has 1 to 50 letters, digits, . _ and -",
-        f"  '{'x' * 60}' is {'x' * 50} now: a name has 1 to 50 letters, digits, . _ and -",
         "  'ada' is ada-2 now: ada is, or looks like, somebody else's",
+        f"  'Ada Lovelace' is ada-lovelace now: {unfit}",
+        f"  'ada!' is ada-3 now: {unfit}",
+        f"  '\\x1b[31mred' is 31mred now: {unfit}",
+        f"  '\\u202eevil' is evil now: {unfit}",
+        f"  '!' is user now: {unfit}",
+        f"  '' is user-2 now: {unfit}",
+        f"  '{'x' * 60}' is {'x' * 50} now: {unfit}",
     ]
     assert [text for _, text, _ in messages_of(new)] == [
         f"from {name}".replace("\x1b", "\N{REPLACEMENT CHARACTER}") for name in names
@@ -291,6 +397,7 @@ async def test_what_could_not_come_is_counted_with_the_reason(tmp_path: Path) ->
         "  1 of them: A message has at most 100000 characters; this one has 100001",
         "  1 of them: A message has at most 30 marks on one character",
         "  1 had control characters, which are now \N{REPLACEMENT CHARACTER}",
+        "  2 had no time that can be read, and have the one before theirs",
     ]
     assert {moment for _, _, moment in messages_of(new)} == {NOON}
     async with serving(new, "--limits", "none") as server:

@@ -12,7 +12,7 @@ import pytest
 from chatcore import Chat, MemoryRepository, SqliteRepository, User
 from chatcore import peer as peer_module
 from chatcore.errors import NotMember, RateLimited, SchemaError, Unavailable
-from chatcore.events import Event, Member, MembershipChanged, Message, Notice, Presence, Reset
+from chatcore.events import Event, Lost, Member, MembershipChanged, Message, Notice, Presence, Reset
 from chatcore.follower import EVENTS_HELD, EVENTS_MOST
 from chatcore.model import Limits, Membership, Rate
 from chatcore.peer import Peer, connect
@@ -168,6 +168,20 @@ async def test_taking_events_after_a_leave_does_not_undo_it(chat: Chat) -> None:
         await peer.ping()
         assert [member.username for member in (await chat.members(bob, "lobby")).members] == ["bob"]
     assert all(event.seq <= EVENTS_MOST for event in await taking if isinstance(event, Message))
+
+
+async def test_who_left_on_another_connection_is_not_made_a_member_again(chat: Chat) -> None:
+    ada = await chat.register("ada", PASSWORD)
+    async with connect(chat, ada) as peer, connect(chat, ada) as other:
+        await peer.join("lobby")
+        for number in range(EVENTS_MOST + 50):
+            await peer.send("lobby", str(number))
+        await other.leave("lobby")
+        await peer.ping()
+        async for event in peer:
+            if isinstance(event, Lost):
+                break
+        assert list((await peer.members("lobby")).members) == []
 
 
 async def test_a_room_that_cannot_be_joined_again_now_is_joined_soon(

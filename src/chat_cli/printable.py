@@ -56,15 +56,18 @@ def wrapped(text: str, width: int) -> str:
     """
     from prompt_toolkit.utils import get_cwidth
 
-    lines = []
+    room, lines = max(width, len(_INDENT) + 2), []
     for line in text.expandtabs(4).split("\n"):
-        rest, room = line, max(width, len(_INDENT) + 2)
-        while get_cwidth(rest) > room:
-            cells = end = 0
-            while (cells := cells + get_cwidth(rest[end])) <= room:
-                end += 1
-            end = rest.rfind(" ", len(_INDENT) + 1, end + 1) + 1 or end
-            lines.append(rest[:end].rstrip(" "))
-            rest = _INDENT + rest[end:]
-        lines.append(rest)
+        begin, indent = 0, ""  # of what is not in `lines` yet
+        cells = space = 0
+        for place, character in enumerate(line):
+            cells += get_cwidth(character)
+            if character == " ":
+                space = place + 1
+            if cells > room:
+                end = space if space > begin + len(_INDENT) else place
+                lines.append(indent + line[begin:end].rstrip(" "))
+                begin, indent = end, _INDENT
+                cells = len(_INDENT) + get_cwidth(line[begin : place + 1])
+        lines.append(indent + line[begin:])
     return "\n".join(lines)

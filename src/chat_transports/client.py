@@ -250,9 +250,8 @@ class Client(Participant):
         while (event := self._follower.take()) is None:
             if self.state == "closed":
                 raise StopAsyncIteration
-            if not any(isinstance(each.command, commands.Leave) for each in self._asked.values()):
-                for join in self._follower.again():
-                    self._ask_myself(join)
+            for join in self._follower.again(each.command for each in self._asked.values()):
+                self._ask_myself(join)
             await self._change()
         self._changed.set()
         return event

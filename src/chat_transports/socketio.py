@@ -345,6 +345,8 @@ class _Door:
         transport = "websocket" if scope["type"] == "websocket" else "polling"
         if query.get("transport", ["polling"])[0] != transport:
             return 400, "Another transport was announced"
+        if query.get("EIO") != ["4"]:
+            return 400, "Engine.IO 4 is spoken here: EIO=4"
         if "j" in query:
             return 400, "JSONP is not spoken here"
         if "sid" in query:

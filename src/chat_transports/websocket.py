@@ -79,6 +79,9 @@ def route(
             logger.error("%s", error)  # noqa: TRY400 - one line
             await deny(websocket, 503, str(error))
             return
+        if chat.closing:
+            await deny(websocket, 503, "The server is shutting down; come back soon")
+            return
         offered = websocket.scope.get("subprotocols", [])
         await websocket.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None)
         link = WebSocketLink(websocket, chat.wire)

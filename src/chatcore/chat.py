@@ -150,8 +150,8 @@ class Chat:
         return self._state in ("closing", "closed")
 
     def check_started(self) -> None:
-        """Raise RuntimeError, in one sentence, outside `async with chat`."""
-        if self._state in ("new", "closed"):
+        """Raise RuntimeError, in one sentence, before `async with chat`."""
+        if self._state == "new":
             raise RuntimeError(
                 "This Chat is not running: enter it first, `async with chat: ...`,"
                 " in your application's lifespan for instance"
@@ -221,8 +221,8 @@ class Chat:
             await asyncio.wait_for(self.roster.emptied(), LINGER_SECONDS + 0.5)
         await self.hub.close()
         self._passwords.close()
+        await self._read(self._repository.close)  # which may write to the disk
         self._readers.shutdown()
-        self._repository.close()
         self._state = "closed"
 
     async def _watch(self) -> None:

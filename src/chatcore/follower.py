@@ -9,11 +9,11 @@ many is behind; it is joined again from its position once its user has taken the
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from attrs import define
 
-from chatcore.commands import Join, Since
+from chatcore.commands import Command, Join, Leave, Since
 from chatcore.errors import ChatError, Forbidden, Internal, NotFound, NotMember
 from chatcore.events import (
     Connected,
@@ -64,8 +64,9 @@ class Follower:
     def __init__(self) -> None:
         self.username: str | None = None
         self._waiting: deque[Event | Notice] = deque()
-        self._owed: dict[str, MembershipChanged] = {}
-        """What is never dropped and had no room: of each room the latest."""
+        self._memberships: dict[str, MembershipChanged] = {}
+        self._presences: dict[str, Presence] = {}
+        """What had no room of these two: of each room the latest, and all changes as one."""
         self._rooms: dict[str, _Position] = {}
 
     # For the user.
@@ -79,13 +80,21 @@ class Follower:
         """Return what the user gets next; None where nothing waits."""
         if self._waiting:
             return self._waiting.popleft()
-        return self._owed.pop(next(iter(self._owed))) if self._owed else None
+        for owed in (self._memberships, self._presences):
+            if owed:
+                return owed.pop(next(iter(owed)))
+        return None
 
     def tell(self, notice: Notice) -> None:
-        """Have the user told of the connection; one try after another is told as one."""
-        last = self._waiting[-1] if self._waiting else None
-        if isinstance(notice, Reconnecting) and isinstance(last, Reconnecting):
-            self._waiting.pop()
+        """Have the user told of the connection.
+
+        One that came and went while nobody looked is told as one with the next.
+        """
+        if isinstance(notice, Reconnecting):
+            while self._waiting and isinstance(
+                self._waiting[-1], Reconnecting | Connected | Resumed
+            ):
+                self._waiting.pop()
         self._waiting.append(notice)
 
     # What the server says.
@@ -98,15 +107,28 @@ class Follower:
                 self._follow(told.room, told.seq, told)
             case Other(room, int(seq)):
                 self._follow(room, seq, None)
-            case MembershipChanged() if room_left and not self._owed:
-                self._waiting.append(told)
             case MembershipChanged():
-                self._owed[told.room.name] = told
-            case Presence() if room_left:
-                self._waiting.append(told)
+                if room_left and not self._memberships:
+                    self._waiting.append(told)
+                else:
+                    self._memberships[told.room.name] = told
+                if told.role is None:
+                    self._removed(told.room.name)
+            case Presence():
+                if room_left and told.room not in self._presences:
+                    self._waiting.append(told)
+                else:
+                    before = self._presences.get(told.room)
+                    self._presences[told.room] = _merged(before, told) if before else told
 
     def joined(self, command: Join, reply: JoinReply) -> None:
         """Follow a room that the user has joined, after what the reply has given them."""
+        # What waits of it would come once more, or does not count any more.
+        self._waiting = deque(
+            event
+            for event in self._waiting
+            if not (isinstance(event, Durable) and event.room == reply.room.name)
+        )
         seq = reply.head
         if reply.recovered and command.since is not None:
             seq = reply.events[-1].seq if reply.events else command.since.seq
@@ -119,6 +141,15 @@ class Follower:
             position.leaving = True
             if position.behind or position.joining:
                 del self._rooms[room]
+
+    def _removed(self, room: str) -> None:
+        """A membership has ended: where its event did not come, it will not be asked for.
+
+        To join again would make a member of somebody who has left, or was removed.
+        """
+        position = self._rooms.get(room)
+        if position is not None and (position.behind or position.joining):
+            self._lose(room, NotMember(f"You are no longer a member of {room}"))
 
     def _follow(self, room: str, seq: int, event: Durable | None) -> None:
         """Give an event if it is the next of its room, and see to it that the next one comes."""
@@ -142,11 +173,13 @@ class Follower:
 
     # Going on from where a room was left.
 
-    def again(self) -> Sequence[Join]:
+    def again(self, under_way: Iterable[Command]) -> Sequence[Join]:
         """Return what joins each room again that is behind; give its outcome to `joined_again`.
 
-        Not while a `leave` is on its way, which it would undo.
+        None while a `leave` is under way, which it would undo.
         """
+        if any(isinstance(command, Leave) for command in under_way):
+            return []
         behind = [room for room, position in self._rooms.items() if position.behind]
         return [self._again(room) for room in behind]
 
@@ -200,3 +233,15 @@ class Follower:
     def _lose(self, room: str, error: ChatError) -> None:
         del self._rooms[room]
         self.tell(Lost(room, error))
+
+
+def _merged(first: Presence, then: Presence) -> Presence:
+    """Return two changes of a room's presence as one."""
+    if then.online is None or len(then.online) == then.count:
+        return then  # of a crowd only the number is told, and these are all
+    if first.online is None:
+        return Presence(then.room, then.count)
+    came, went = {*first.online}, {*(first.offline or ())}
+    came = (came - {*(then.offline or ())}) | {*then.online}
+    went = (went - {*then.online}) | {*(then.offline or ())}
+    return Presence(then.room, then.count, sorted(came), sorted(went))

@@ -109,9 +109,8 @@ class Peer(Participant):
         while (event := self._follower.take()) is None:
             if self._ended:
                 raise StopAsyncIteration
-            leaving = any(isinstance(each.command, Leave) for each in self._asked.values())
-            if not leaving and not self._pausing:
-                for join in self._follower.again():
+            if not self._pausing:
+                for join in self._follower.again(each.command for each in self._asked.values()):
                     self._give(join, None)
             await self._change()
         self._changed.set()

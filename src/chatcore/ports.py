@@ -125,6 +125,9 @@ class Repository(Protocol):
         None for a user whose password is kept elsewhere.
         """
 
+    def set_password(self, username: str, password_hash: str) -> None:
+        """Give a user another password; nothing for one who is not there."""
+
     def user(self, username: str) -> tuple[User, str | None] | None:
         """Return a user and the password's hash."""
 

@@ -325,6 +325,11 @@ def _accounts(repository: Repository) -> None:
     assert not repository.add_user(User("\u0430da", "Look-alike"), "x"), "or what looks like it"
     assert repository.add_user(User("host", "A host's"), None)
     assert repository.user("host") == (User("host", "A host's"), None)
+    repository.set_password("host", "first")
+    repository.set_password("host", "another")
+    repository.set_password("nobody", "of no use")
+    assert repository.user("host") == (User("host", "A host's"), "another")
+    assert repository.user("nobody") is None
 
     later = NOW + timedelta(days=1)
     repository.add_token(b"1" * 32, "ada", later, NOW)

@@ -14,13 +14,13 @@ from pathlib import Path
 import click
 
 import chatcore
+from chat_transports.server import first_chatroom
 from chat_transports.server.app import Options, ServerError, run
 from chat_transports.server.importing import Import
 from chatcore.chat import prepare
 from chatcore.errors import ChatError, OutcomeUnknown, SchemaError
 from chatcore.model import Limits
 from chatcore.ports import Repository
-from chatcore.repository.sql import first_chatroom
 
 LEVELS = ("critical", "error", "warning", "info", "debug")
 
@@ -204,9 +204,10 @@ def import_(serving_from: str, old: Path, database: str | None) -> None:
                 report = Import(chatroom, repository).run(bar.update)
     except SchemaError as error:
         raise click.ClickException(str(error)) from error
-    except (ChatError, OutcomeUnknown) as error:
+    except (ChatError, OutcomeUnknown, KeyboardInterrupt) as error:
+        why = str(error) or "Interrupted"
         raise click.ClickException(
-            f"{error}. What came in stays; run this again for the rest"
+            f"{why}. What came in stays; run this again for the rest"
         ) from error
     for line in report.lines():
         click.echo(line)

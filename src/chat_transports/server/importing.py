@@ -1,34 +1,38 @@
 """The first chatroom's users and messages into the lobby: in order, and each once.
 
 A message's txn_id is made of its old row, and so is that of its author's joining.
-What came before is then a duplicate: an import that was ended half-way, or is run again
-when the old chatroom has gone on, adds what is missing and nothing else.
+What came before is then a duplicate, and tells whose account it came under: an import
+that was ended half-way, or is run again when the old chatroom has gone on, adds what is
+missing and nothing else.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import datetime
 
 import orjson
 from attrs import define, evolve, field, frozen
 
+from chat_transports.server.first_chatroom import OldDatabase, OldMessage
 from chatcore import model, names
-from chatcore.errors import ChatError, Conflict, Invalid
+from chatcore.errors import ChatError, Conflict, Invalid, NotMember
 from chatcore.events import Duplicate, Stored
 from chatcore.model import LOBBY, Draft, User
 from chatcore.ports import Outcome, Repository
-from chatcore.repository.sql.first_chatroom import OldDatabase
 
-BATCH = 1_000
+BATCH, BATCH_CHARACTERS = 1_000, 1_000_000
 MOST_CHARACTERS = 100_000
 """Of one message; what clients send has a limit of its own, and a page must fit into a frame."""
 
-_BCRYPT = re.compile(r"\$2[abxy]?\$\d\d\$[./A-Za-z0-9]{53}")
+_MARK = "import:"
+_BCRYPT = re.compile(r"\$2[abxy]\$(0[4-9]|[12]\d|3[01])\$[./A-Za-z0-9]{53}")
 
 
 @define
@@ -47,6 +51,8 @@ class Report:
     messages_known: int = 0
     mended: int = 0
     """Messages that had control characters."""
+    undated: int = 0
+    """Messages whose time could not be read, and is now that of the one before."""
     refused: Counter[str] = field(factory=Counter)
     """Messages that could not come, by the reason."""
 
@@ -68,6 +74,8 @@ class Report:
             yield f"  {count} of them: {why}"
         if self.mended:
             yield f"  {self.mended} had control characters, which are now \N{REPLACEMENT CHARACTER}"
+        if self.undated:
+            yield f"  {self.undated} had no time that can be read, and have the one before theirs"
 
 
 @frozen
@@ -95,32 +103,48 @@ class Import:
 
         Raises ChatError and OutcomeUnknown as the repository does; what came in stays.
         """
-        for user in self._old.users():
-            author = self._author(user.username, user.password_hash, [user.id, user.password_hash])
-            if not _BCRYPT.fullmatch(user.password_hash):
-                self.report.without_password.append(author.username)
-        for name in self._old.authors():
-            if name not in self._authors:
-                # A name that is taken from now on: nobody else is to have written this.
-                author = self._author(name, None, [])
-                self.report.without_account[name] = author.username
+        self._find_authors()
         drafts = self._drafts(progress)
-        while batch := [*itertools.islice(drafts, BATCH)]:
+        for batch in _batches(drafts):
             for draft, outcome in zip(batch, self._repository.append(batch), strict=True):
                 if draft.kind == "message":
-                    self._count(outcome)
+                    self._count(draft, outcome)
         return self.report
 
     # Accounts.
 
-    def _author(self, old: str, password_hash: str | None, row: list[object]) -> _Author:
-        """Find or make the account for an old name."""
-        mark = _txn_id("user", old, *row)
-        # No password has this hash; it tells the next run whose account it is.
-        kept = mark if password_hash is None else password_hash
+    def _find_authors(self) -> None:
+        """Find or make an account for each old one, and for who wrote without one.
+
+        Names that can stay come first, so that none of them goes to a renamed one.
+        """
+        users, said = self._old.users(), self._old.authors()
+        for user in sorted(users, key=lambda user: bool(_name(user.username)[1])):
+            row = [user.username, user.id, user.password_hash]
+            author = self._author(user.username, user.password_hash, row, said)
+            if not _BCRYPT.fullmatch(user.password_hash):
+                self.report.without_password.append(author.username)
+        strangers = [name for name in said if name not in self._authors]
+        for name in sorted(strangers, key=lambda name: bool(_name(name)[1])):
+            # A name that is taken from now on: nobody else is to have written this.
+            author = self._author(name, None, [name], said)
+            known = self._repository.user(author.username)
+            if known is None or not _BCRYPT.fullmatch(known[1] or ""):
+                self.report.without_account[name] = author.username
+
+    def _author(
+        self, old: str, password_hash: str | None, row: list[object], said: dict[str, OldMessage]
+    ) -> _Author:
+        mark = _txn_id("user", *row)
         wanted, why = _name(old)
-        authors = (_Author(each, self._joining(each, mark)) for each in _candidates(wanted))
-        author = next(each for each in authors if self._comes_as(each, old, kept))
+        author = next(
+            author
+            for name in _candidates(wanted)
+            if name not in self._taken
+            and self._comes_as(
+                author := _Author(name, self._joining(name, mark)), old, password_hash, said
+            )
+        )
         self._authors[old] = author
         self._taken.add(author.username)
         if author.username != wanted:
@@ -129,18 +153,43 @@ class Import:
             self.report.renamed[old] = author.username, why
         return author
 
-    def _comes_as(self, author: _Author, old: str, kept: str) -> bool:
+    def _comes_as(
+        self, author: _Author, old: str, password_hash: str | None, said: dict[str, OldMessage]
+    ) -> bool:
         """Say whether this account is theirs, since an import before or from now on."""
-        if author.username in self._taken:
-            return False
         known = self._repository.user(author.username)
-        if known is not None:
-            same = known[1] == kept or self._joined(author)
-            self.report.accounts_known += same
-            return same
-        made = self._repository.add_user(_user(old, author.username), kept)
-        self.report.accounts += made
-        return made
+        if known is None:
+            # No password has the mark for its hash.
+            kept = password_hash or str(author.joins.txn_id)
+            made = self._repository.add_user(_user(old, author.username), kept)
+            self.report.accounts += made
+            return made
+        _, kept_hash = known
+        if not self._is_same(author, kept_hash, password_hash, said.get(old)):
+            return False
+        self.report.accounts_known += 1
+        if password_hash and kept_hash and kept_hash.startswith(_MARK):
+            # They wrote without an account, and have one by now.
+            self._repository.set_password(author.username, password_hash)
+        return True
+
+    def _is_same(
+        self, author: _Author, kept: str | None, given: str | None, first: OldMessage | None
+    ) -> bool:
+        """Say whether an account that is there came from this old one, in an import before.
+
+        It has its password, or has joined or written by its row: passwords change.
+        """
+        mark = author.joins.txn_id
+        if kept == mark or (given == kept and _BCRYPT.fullmatch(given or "")):
+            return True
+        asked = [author.joins]
+        if first is not None:
+            with contextlib.suppress(ChatError):
+                asked.append(self._message(author, first, self._now))
+        refusal = Conflict("It is not the same")
+        outcomes = self._repository.append([evolve(each, refusal=refusal) for each in asked])
+        return any(isinstance(outcome, Duplicate) for outcome in outcomes)
 
     def _joining(self, username: str, txn_id: str) -> Draft:
         return Draft(
@@ -151,11 +200,6 @@ class Import:
             timestamp=self._now,
             txn_id=txn_id,
         )
-
-    def _joined(self, author: _Author) -> bool:
-        """Ask whether this account came from the same row, whatever its password is by now."""
-        asked = evolve(author.joins, refusal=Conflict("It is not the same"))
-        return isinstance(self._repository.append([asked])[0], Duplicate)
 
     # Messages.
 
@@ -169,43 +213,62 @@ class Import:
         moment = self._now
         for message in self._old.messages():
             progress(1)
+            self.report.undated += message.timestamp is None
             moment = message.timestamp or moment
+            author = self._authors[message.username]
             try:
-                content = self._content(message.content)
+                draft = self._message(author, message, moment)
             except ChatError as error:
                 self.report.refused[error.message] += 1
                 continue
-            author = self._authors[message.username]
+            self.report.mended += any(map(_control, message.content))
             if author.username not in joined:
                 joined.add(author.username)
                 yield evolve(author.joins, timestamp=moment)
-            yield Draft(
-                room=self._lobby,
-                sender=author.username,
-                kind="message",
-                body={"content": content},
-                timestamp=moment,
-                txn_id=_txn_id("message", message.id, message.username, message.content),
-            )
+            yield draft
         for author in self._authors.values():
             if author.username not in joined:
                 yield author.joins
 
-    def _content(self, text: str) -> str:
-        """Return a text that may be stored.  Raises Invalid, TooLarge."""
-        mended = "".join("\N{REPLACEMENT CHARACTER}" if _control(each) else each for each in text)
-        content = model.content(mended, MOST_CHARACTERS)
-        self.report.mended += mended != text
-        return content
+    def _message(self, author: _Author, message: OldMessage, moment: datetime) -> Draft:
+        """Return a message as it comes.  Raises Invalid, TooLarge."""
+        text = "".join(
+            "\N{REPLACEMENT CHARACTER}" if _control(each) else each for each in message.content
+        )
+        row = (message.id, message.username, message.content, message.written)
+        return Draft(
+            room=self._lobby,
+            sender=author.username,
+            kind="message",
+            body={"content": model.content(text, MOST_CHARACTERS)},
+            timestamp=moment,
+            txn_id=_txn_id("message", *row),
+        )
 
-    def _count(self, outcome: Outcome) -> None:
+    def _count(self, draft: Draft, outcome: Outcome) -> None:
         match outcome:
             case Stored():
                 self.report.messages += 1
             case Duplicate():
                 self.report.messages_known += 1
+            case NotMember():
+                self.report.refused[f"{draft.sender} has left the lobby here"] += 1
             case ChatError(message=message):
                 self.report.refused[message] += 1
+
+
+def _batches(drafts: Iterator[Draft]) -> Iterator[list[Draft]]:
+    """Gather drafts for one commit each: so many, or with so much text."""
+    batch: list[Draft] = []
+    characters = 0
+    for draft in drafts:
+        batch.append(draft)
+        characters += len(str(draft.body.get("content", "")))
+        if len(batch) >= BATCH or characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
 
 
 def _control(character: str) -> bool:
@@ -213,7 +276,7 @@ def _control(character: str) -> bool:
 
 
 def _txn_id(*row: object) -> str:
-    return "import:" + hashlib.blake2b(orjson.dumps(row), digest_size=16).hexdigest()
+    return _MARK + hashlib.blake2b(orjson.dumps(row), digest_size=16).hexdigest()
 
 
 def _name(old: str) -> tuple[str, str]:

@@ -200,6 +200,11 @@ class MemoryRepository:
             self._users[user.username] = (user, password_hash)
             return True
 
+    def set_password(self, username: str, password_hash: str) -> None:
+        with self._lock:
+            if username in self._users:
+                self._users[username] = self._users[username][0], password_hash
+
     def user(self, username: str) -> tuple[User, str | None] | None:
         with self._lock:
             return self._users.get(username)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import sqlalchemy as sa
 
 from chatcore.errors import SchemaError
-from chatcore.repository.sql.first_chatroom import recognise
 from chatcore.repository.sql.schema import metadata
 
 VERSION_TABLE = "chatcore_version"
@@ -18,6 +18,11 @@ NEWEST = "0001"
 
 
 OURS = frozenset(metadata.tables) | {"messages"}
+FIRST_CHATROOM = (
+    ("users", {"id", "username", "password_hash"}),
+    ("messages", {"id", "username", "content", "timestamp"}),
+)
+"""The tables of the Flask-SocketIO chatroom that came before, and their columns."""
 
 
 def check(connection: sa.Connection, where: str) -> str | None:
@@ -28,7 +33,7 @@ def check(connection: sa.Connection, where: str) -> str | None:
     inspector = sa.inspect(connection)
     tables = {*inspector.get_table_names(), *inspector.get_view_names()}
     if VERSION_TABLE not in tables:
-        if recognise(lambda table: _columns(inspector, table)):
+        if first_chatroom(lambda table: _columns(inspector, table)):
             raise SchemaError(
                 f"The database {where} is the first chatroom's, and stays as it is:"
                 f" `chat-serve import {shlex.quote(where)}` brings what it has into another"
@@ -45,6 +50,21 @@ def check(connection: sa.Connection, where: str) -> str | None:
             f" (schema {version}, this version knows {NEWEST}); upgrade chatcore"
         )
     return str(version)
+
+
+def first_chatroom(columns: Callable[[str], Iterable[str]]) -> tuple[str, str] | None:
+    """Return its tables of users and messages, where a database is the first chatroom's.
+
+    `columns` says which columns a table has, none for one that is not there.
+    Flask-SQLAlchemy names a table after its class, unless it was told a name.
+    """
+    for ending in ("", "s"):
+        names = [plural.removesuffix("s") + ending for plural, _ in FIRST_CHATROOM]
+        if all(
+            {*columns(name)} == has for name, (_, has) in zip(names, FIRST_CHATROOM, strict=True)
+        ):
+            return names[0], names[1]
+    return None
 
 
 def _columns(inspector: sa.Inspector, table: str) -> list[str]:

@@ -289,6 +289,9 @@ class SqlRepository:
             _commit(connection)
             return added.rowcount > 0
 
+    def set_password(self, username: str, password_hash: str) -> None:
+        self._write(self._sql.set_password, {"whose": username, "new": password_hash})
+
     def user(self, username: str) -> tuple[User, str | None] | None:
         with self._dialect.reading() as connection:
             row = connection.execute(self._sql.user, {"username": username}).one_or_none()
@@ -553,6 +556,11 @@ class _Statements:
         # Accounts.
         self.user = sa.select(users.c.username, users.c.display_name, users.c.password_hash).where(
             users.c.username == param("username")
+        )
+        self.set_password = (
+            sa.update(users)
+            .where(users.c.username == param("whose"))
+            .values(password_hash=param("new"))
         )
         self.add_token = sa.insert(tokens).from_select(
             ["digest", "user_id", "expires"],

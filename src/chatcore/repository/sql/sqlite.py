@@ -38,7 +38,6 @@ class SqliteRepository(SqlRepository):
         # and then finds the lock taken could not wait for it, only fail.
         self._writer = _engine(self._path, busy_seconds, "BEGIN IMMEDIATE", 1)
         self._reader = _engine(self._path, busy_seconds, "BEGIN", READERS)
-        self._visitor = sa.create_engine(_url(self._path), poolclass=NullPool)
         super().__init__(self)
 
     def open(self) -> None:
@@ -58,7 +57,13 @@ class SqliteRepository(SqlRepository):
 
     def _check(self) -> None:
         """See whose file it is, before anything is written to it or beside it."""
-        with self._plainly(), self._visitor.connect() as connection:
+        options = {"mode": "ro"} if self._path.is_file() else {}
+        if options and writes_ahead(self._path) and not any(map(Path.exists, beside(self._path))):
+            # All is in the one file, and nobody has it open; without the word for that,
+            # SQLite would leave the other two beside it.
+            options["immutable"] = "1"
+        visitor = sa.create_engine(_url(self._path, **options), poolclass=NullPool)
+        with self._plainly(), visitor.connect() as connection:
             check(connection, str(self._path))
 
     def claim(self) -> None:
@@ -186,8 +191,23 @@ class SqliteRepository(SqlRepository):
         return insert(table).from_select(columns, source.where(sa.true())).on_conflict_do_nothing()
 
 
-def _url(path: Path) -> sa.URL:
-    return sa.URL.create("sqlite", database=str(path))
+def beside(path: Path) -> list[Path]:
+    """Name the files that SQLite has beside a database, while it is open or after a crash."""
+    return [path.with_name(path.name + ending) for ending in ("-journal", "-wal", "-shm")]
+
+
+def writes_ahead(path: Path) -> bool:
+    """Say whether a database is in WAL mode (SQLite's file format, section 1.3.3)."""
+    with path.open("rb") as file:
+        return file.read(20)[18:20] == b"\x02\x02"
+
+
+def _url(path: Path, **options: str) -> sa.URL:
+    if not options:
+        return sa.URL.create("sqlite", database=str(path))
+    return sa.URL.create(
+        "sqlite", database=path.absolute().as_uri(), query={**options, "uri": "true"}
+    )
 
 
 def _engine(path: Path, busy_seconds: float, begin: str, connections: int) -> sa.Engine:

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+import tracemalloc
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import websockets
@@ -208,3 +209,14 @@ async def present(url: str, username: str, room: str = "lobby") -> AsyncIterator
         joined = await peer.do("join", room=room)
         assert "head" in joined, joined
         yield peer
+
+
+def weight(make: Callable[[], bytes]) -> float:
+    """Return the bytes of memory that one of what `make` returns takes."""
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        kept = [make() for _ in range(100)]
+        return (tracemalloc.get_traced_memory()[0] - before) / len(kept)
+    finally:
+        tracemalloc.stop()

@@ -29,11 +29,11 @@ from websockets.asyncio.client import ClientConnection
 from chat_transports import http, socketio, websocket
 from chat_transports.socketio import LegacyJoin, SocketIoLink, SocketIoWire, tame
 from chatcore import Chat, Limits, MemoryRepository, User
-from chatcore.errors import LinkClosed
+from chatcore.errors import LinkClosed, UnknownCommand
 from chatcore.model import MAX_FRAME
 from chatcore.ports import Link
 from chatcore.testing import PATIENCE, LinkPeer, check_link, eventually
-from tests.support import PASSWORD, ServerProcess, present, serving
+from tests.support import PASSWORD, ServerProcess, present, serving, weight
 from tests.test_links import WIRE, uvicorn_serving
 
 TRANSPORTS = {"websocket": ["websocket"], "polling first": ["polling", "websocket"]}
@@ -729,6 +729,12 @@ class EnginePeer:
 
     async def close(self) -> None:
         await self._connection.close()
+
+
+def test_an_event_takes_no_more_memory_than_it_has_bytes() -> None:
+    wire = SocketIoWire(WIRE)
+    told = wire.reply(UnknownCommand("No"), None)
+    assert weight(lambda: wire.reply(UnknownCommand("No"), None)) < len(told) + 200
 
 
 async def test_the_link_keeps_the_contract() -> None:

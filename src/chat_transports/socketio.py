@@ -147,7 +147,12 @@ class SocketIoWire:
 
 
 def _event(name: str, payload: Mapping[str, object]) -> bytes:
-    return orjson.dumps([name, payload], option=orjson.OPT_APPEND_NEWLINE)
+    return _line([name, payload])
+
+
+def _line(frame: object) -> bytes:
+    # A copy: what orjson returns keeps the 4 KiB that it was written in, and frames may wait.
+    return orjson.dumps(frame) + b"\n"
 
 
 def _message(message: events.Message) -> dict[str, object]:
@@ -185,7 +190,7 @@ def _commands(event: str, payload: Mapping[str, Any], token: str | None) -> list
             frames = [{}]  # what no client can say, and the protocol does not take
         case _:
             frames = [{"cmd": "?", "id": "?"}]
-    return [orjson.dumps(frame) for frame in frames]
+    return [_line(frame) for frame in frames]
 
 
 # The packets.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import sys
 import tracemalloc
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 
 import websockets
@@ -209,6 +210,21 @@ async def present(url: str, username: str, room: str = "lobby") -> AsyncIterator
         joined = await peer.do("join", room=room)
         assert "head" in joined, joined
         yield peer
+
+
+@contextlib.contextmanager
+def collector_off() -> Iterator[None]:
+    """Within, what is in a circle stays."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def alive(*types: type) -> list[object]:
+    return [each for each in gc.get_objects() if type(each) in types]
 
 
 def weight(make: Callable[[], bytes]) -> float:

@@ -33,7 +33,15 @@ from chatcore.errors import LinkClosed, UnknownCommand
 from chatcore.model import MAX_FRAME
 from chatcore.ports import Link
 from chatcore.testing import PATIENCE, LinkPeer, check_link, eventually
-from tests.support import PASSWORD, ServerProcess, present, serving, weight
+from tests.support import (
+    PASSWORD,
+    ServerProcess,
+    alive,
+    collector_off,
+    present,
+    serving,
+    weight,
+)
 from tests.test_links import WIRE, uvicorn_serving
 
 TRANSPORTS = {"websocket": ["websocket"], "polling first": ["polling", "websocket"]}
@@ -939,10 +947,10 @@ async def test_two_thousand_hostile_packets_disturb_nobody() -> None:
     ):
         packets = hostile(random.Random(5))
         sizes = []
-        for round_ in range(5):
+        for round_ in range(4):
             await asyncio.gather(
-                through_websockets(server.http, packets, 200),
-                through_polling(server.http, packets, 200),
+                through_websockets(server.http, packets, 500),
+                through_polling(server.http, packets, 500),
             )
             await bob.do("send", room="lobby", content=f"still here {round_}")
             await ada.emit("send_message", {"content": f"so am I {round_}"})
@@ -951,8 +959,8 @@ async def test_two_thousand_hostile_packets_disturb_nobody() -> None:
             assert [(await ada.ears.next("new_message"))["content"] for _ in said] == said
             sizes.append(resident(server))
         print("resident, MiB:", *(f"{size / 2**20:.1f}" for size in sizes))  # noqa: T201 - a figure
-        # Garbage waits for its collection (server.app is in no hurry); what must not be is more.
-        assert sizes[-1] - sizes[1] < 16 * 2**20
+        # The first rounds import, fill caches and warm the allocator; as much again adds nothing.
+        assert sizes[-1] - sizes[1] < 3 * 2**20
         assert ada.ears.all("error") == []
         noted = [line for line in server.log if " INFO chat_transports.server" not in line]
         assert len(noted) < 10, noted
@@ -962,15 +970,17 @@ async def test_hostile_packets_leave_nothing_behind(caplog: pytest.LogCaptureFix
     chat = Chat(MemoryRepository(), bcrypt_cost=4, limits=Limits(ping=1.0))
     packets = hostile(random.Random(7))
     async with in_process(chat) as base:
-        await asyncio.gather(
-            through_websockets(base, packets, 200), through_polling(base, packets, 200)
-        )
+        with collector_off():
+            await asyncio.gather(
+                through_websockets(base, packets, 200), through_polling(base, packets, 200)
+            )
+            # The engine's monitor keeps hold of the last session that it looked at.
+            await eventually(lambda: len(alive(SocketIoLink)) <= 1)
 
-        def left() -> list[object]:
-            gc.collect()
-            return [each for each in gc.get_objects() if type(each) in (SocketIoLink, AsyncSocket)]
+        def sessions() -> int:
+            gc.collect()  # the library's own are in circles
+            return len(alive(AsyncSocket))
 
-        # The engine's monitor keeps hold of the last session that it looked at, and so of its link.
-        await eventually(lambda: len(left()) <= 2)
+        await eventually(lambda: sessions() <= 1)
         assert len(chat.roster) == 0
     assert [record for record in caplog.records if record.exc_info] == []

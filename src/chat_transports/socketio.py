@@ -538,7 +538,10 @@ class SocketIoLink:
                 # Clients who hear it in so many words do not come back by themselves.
                 await self._library.disconnect(self._sid)
                 await self._session.queue.join()
+        except asyncio.CancelledError:
+            pass  # kept in the task, it would hold the task, and all this, in a circle
         finally:
+            self._waiting.clear()
             self._pending = 0
             self._drained.set()
             await end(self._session)

@@ -7,6 +7,7 @@ fails becomes one Invalid with a sentence that says where.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from math import ceil
@@ -217,11 +218,20 @@ def _explain(cmd: str, fields: dict[str, Any]) -> str:
         structure(fields, command)
     except cattrs.BaseValidationError as error:
         lines = cattrs.transform_error(error, path="", format_exception=_words)
+        _let_go(error)
         return "; ".join(
             f"{path[1:]}: {what}" if path else what
             for what, _, path in (line.rpartition(" @ ") for line in lines)
         )
     return "not understood"
+
+
+def _let_go(error: BaseException) -> None:
+    # cattrs' frames hold the errors that hold them, and all that called them: the connection.
+    traceback.clear_frames(error.__traceback__)
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            _let_go(each)
 
 
 def _words(error: BaseException, _: type | None) -> str:

@@ -598,6 +598,30 @@ async def test_a_poller_who_hangs_up_is_gone_within_a_second() -> None:
         await told_of_leaving(ada, "bob")
 
 
+async def test_packets_that_are_cut_off_are_not_taken() -> None:
+    async with (
+        serving(transports=DOORS) as server,
+        present(server.urls["ws"], "carol") as carol,
+        aiohttp.ClientSession(server.http) as session,
+    ):
+        token = await login(server.http, "bob")
+        url = await open_session(session)
+        async with session.post(url, data=f'40{{"token":"{token}"}}\x1e42["join"]'):
+            pass
+        host, _, port = server.http.removeprefix("http://").rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        head = f"POST {url} HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\nExpect: 100-continue"
+        writer.write(f"{head}\r\n\r\n".encode())
+        assert b"100 Continue" in await reader.readline(), "it is being read"
+        writer.write(b'42["send_message",{"content":"half"}]')
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+        async with session.post(url, data='42["send_message",{"content":"whole"}]'):
+            pass
+        assert await carol.messages(1) == ["whole"]
+
+
 # A link like any other.
 
 

@@ -374,10 +374,12 @@ class _Door:
         return tamed
 
     async def _body(self, scope: Scope, message: Message, receive: Receive) -> bytes | None:
-        """Return the packets of a POST, tamed; None where they are too long or no text."""
+        """Return the packets of a POST, tamed; None where they are too long, cut off or no text."""
         body = message.get("body", b"")
         while message.get("more_body") and len(body) <= self._most:
             message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
             body += message.get("body", b"")
         if scope["method"] != "POST" or not body:
             return b""

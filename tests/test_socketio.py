@@ -548,7 +548,7 @@ async def test_who_is_in_the_middle_of_asking_does_not_spoil_the_end() -> None:
         host, _, port = server.http.removeprefix("http://").rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(b"POST /login HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
-        polling = await poll(session, await open_session(session))
+        polling = await poll(server.http, await open_session(session))
         async with engine(server.http):
             server.signal(signal.SIGTERM)
             assert await server.exit_code() == 0
@@ -566,15 +566,27 @@ async def open_session(session: aiohttp.ClientSession) -> str:
     return f"/socket.io/?EIO=4&transport=polling&sid={sid}"
 
 
-async def poll(session: aiohttp.ClientSession, url: str) -> asyncio.Task[str]:
+async def poll(base: str, url: str) -> asyncio.Task[str]:
     """Begin to wait for packets, and return once the server has the request."""
+    sent = asyncio.Event()
+    trace = aiohttp.TraceConfig()
+
+    async def tell(*_: object) -> None:
+        sent.set()
+
+    trace.on_request_headers_sent.append(tell)
 
     async def wait() -> str:
-        async with session.get(url) as answer:
+        async with (
+            aiohttp.ClientSession(base, trace_configs=[trace]) as session,
+            session.get(url) as answer,
+        ):
             return await answer.text()
 
     polling = asyncio.create_task(wait())
-    async with session.get("/healthz"):  # on another connection, and later
+    async with asyncio.timeout(PATIENCE):
+        await sent.wait()
+    async with aiohttp.ClientSession(base) as other, other.get("/healthz"):  # and this is later
         pass
     return polling
 
@@ -592,8 +604,8 @@ async def test_a_poller_who_hangs_up_is_gone_within_a_second() -> None:
         await told_of_coming(ada, "bob")
         heard = ""
         while "user_joined" not in heard:
-            heard = await (await poll(session, url))
-        polling = await poll(session, url)
+            heard = await (await poll(server.http, url))
+        polling = await poll(server.http, url)
         polling.cancel()
         await told_of_leaving(ada, "bob")
 

@@ -610,6 +610,31 @@ async def test_a_poller_who_hangs_up_is_gone_within_a_second() -> None:
         await told_of_leaving(ada, "bob")
 
 
+async def test_a_poller_who_hangs_up_with_more_asked_is_gone_as_well() -> None:
+    async with (
+        serving(transports=DOORS) as server,
+        joined(server.http, "ada") as ada,
+        aiohttp.ClientSession(server.http) as session,
+    ):
+        token = await login(server.http, "bob")
+        url = await open_session(session)
+        async with session.post(url, data=f'40{{"token":"{token}"}}\x1e42["join"]'):
+            pass
+        await told_of_coming(ada, "bob")
+        heard = ""
+        while "user_joined" not in heard:
+            heard = await (await poll(server.http, url))
+        host, _, port = server.http.removeprefix("http://").rpartition(":")
+        _, writer = await asyncio.open_connection(host, int(port))
+        asked = [f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n" for path in (url, "/healthz")]
+        writer.write("".join(asked).encode())
+        await writer.drain()
+        async with session.get("/healthz"):  # on another connection, and later
+            pass
+        writer.transport.abort()
+        await told_of_leaving(ada, "bob")
+
+
 async def test_packets_that_are_cut_off_are_not_taken() -> None:
     async with (
         serving(transports=DOORS) as server,

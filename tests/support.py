@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+import tracemalloc
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 
 import websockets
@@ -208,3 +210,29 @@ async def present(url: str, username: str, room: str = "lobby") -> AsyncIterator
         joined = await peer.do("join", room=room)
         assert "head" in joined, joined
         yield peer
+
+
+@contextlib.contextmanager
+def collector_off() -> Iterator[None]:
+    """Within, what is in a circle stays."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def alive(*types: type) -> list[object]:
+    return [each for each in gc.get_objects() if type(each) in types]
+
+
+def weight(make: Callable[[], bytes]) -> float:
+    """Return the bytes of memory that one of what `make` returns takes."""
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        kept = [make() for _ in range(100)]
+        return (tracemalloc.get_traced_memory()[0] - before) / len(kept)
+    finally:
+        tracemalloc.stop()

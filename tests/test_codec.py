@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, get_args
 
@@ -39,6 +40,7 @@ from chatcore.events import (
     WhoReply,
 )
 from chatcore.model import MAX_FRAME, Limits, Membership, Room, User
+from tests.support import weight
 
 WIRE = JsonLines(Limits())
 
@@ -394,6 +396,21 @@ def test_an_error_says_whether_and_when_to_try_again() -> None:
     assert {"error": error, "id": 3} == spelled(RateLimited("Slow", retry_after=0.8))
     error = {"code": "invalid", "message": "No", "retryable": False}
     assert {"error": error} == orjson.loads(WIRE.reply(Invalid("No"), None))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: WIRE.encode(Message("lobby", 1, "ada", AT, "hi")),
+        lambda: WIRE.reply(PingReply(), 1),
+        lambda: WIRE.reply(Invalid("No"), None),
+        lambda: WIRE.command(commands.Ping(), 1),
+    ],
+    ids=["event", "reply", "error", "command"],
+)
+def test_a_frame_takes_no_more_memory_than_it_has_bytes(make: Callable[[], bytes]) -> None:
+    """For what may wait for a peer is bounded by the frames' lengths."""
+    assert weight(make) < len(make()) + 200
 
 
 @given(st.text() | st.text(alphabet='\r\n\u2028\u2029\x85\x0b\x0c\x1c a"\\'))

@@ -5,23 +5,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
+import pytest
 import uvicorn
+import uvloop
 from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
-from chat_transports.inbox import FULL
-from chat_transports.tcp import TcpLink
-from chat_transports.websocket import WebSocketLink
+from chat_transports.inbox import FULL, Inbox
+from chat_transports.tcp import TcpLink, listen
+from chat_transports.websocket import WebSocketLink, route
+from chatcore import Chat, MemoryRepository
 from chatcore.codec import JsonLines
 from chatcore.errors import LinkClosed
+from chatcore.feed import Listener
 from chatcore.model import MAX_FRAME, Limits
 from chatcore.ports import Link
-from chatcore.testing import LinkPeer, MemoryLink, check_link, eventually
-from tests.support import dial
+from chatcore.testing import PATIENCE, LinkPeer, MemoryLink, check_link, eventually
+from tests.support import alive, collector_off, connected, dial, present
 
 WIRE = JsonLines(Limits())
 
@@ -177,3 +182,53 @@ async def test_the_kernel_is_asked_to_find_out_who_is_gone() -> None:
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             waits = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
             assert waits == 2_000 * Limits().ping
+
+
+async def test_a_connection_that_ended_leaves_nothing_for_the_collector() -> None:
+    """It comes seldom in a server, and until then whatever waited for the peer would wait on."""
+    chat = Chat(MemoryRepository(), bcrypt_cost=4)
+    async with chat, uvicorn_serving(Starlette(routes=[route(chat)])) as port:
+        server = await listen(chat, port=0)
+        lines = f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        with collector_off():
+            for url in (f"ws://127.0.0.1:{port}/ws", lines):
+                async with present(url, "ada"):
+                    pass
+                async with connected(url) as peer:
+                    for _ in range(5):
+                        await peer.raw(b'{"cmd":"join","room":"x","since":{}}')
+                    await peer.goodbye()
+            await eventually(lambda: not alive(WebSocketLink, TcpLink, Inbox, Listener))
+        server.close()
+
+
+@pytest.mark.parametrize(
+    "loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]
+)
+def test_tcps_door_listens_on_a_unix_socket_too(
+    loop: Callable[[], asyncio.AbstractEventLoop], tmp_path: Path
+) -> None:
+    """Its peers have no address, though a socket may have a name: none is counted."""
+
+    async def run() -> None:
+        chat = Chat(MemoryRepository(), limits=Limits(address_connections=1))
+        writers: list[asyncio.StreamWriter] = []
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(tmp_path / "chat"))
+            listener.listen()
+            async with chat:
+                server = await listen(chat, sock=listener)
+                for name in ("one", "other"):
+                    peer = socket.socket(socket.AF_UNIX)
+                    peer.bind(str(tmp_path / name))
+                    peer.connect(str(tmp_path / "chat"))
+                    reader, writer = await asyncio.open_unix_connection(sock=peer)
+                    async with asyncio.timeout(PATIENCE):
+                        assert b'"hello"' in await reader.readline()
+                    writers.append(writer)
+                for writer in writers:
+                    writer.close()
+                server.close()
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(run())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 import websockets
 from websockets.asyncio.client import ClientConnection, connect
@@ -503,25 +505,110 @@ async def test_half_a_handshake_is_let_go_of_and_does_not_spoil_the_end() -> Non
 
 HASTY = """
 from chat_transports import tcp
-tcp.HANDSHAKE_SECONDS = 0.3
-from chat_transports.server import main
+from chat_transports.server import app, main
+tcp.HANDSHAKE_SECONDS = app.BODY_SECONDS = 0.3
 main()
 """
+TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
 async def test_who_connects_and_does_not_ask_is_not_waited_for() -> None:
     async with serving("memory:", script=HASTY, transports=["ws"]) as server:
         host, _, port = server.urls["ws"].removeprefix("ws://").removesuffix("/ws").rpartition(":")
-        for beginning in (b"", b"GET /ws HTTP/1.1\r\nUpgrade: websocket\r\n"):
+        for beginning, answer in (
+            (b"", b""),
+            (b"GET /ws HTTP/1.1\r\nUpgrade: websocket\r\n", TIMEOUT),
+        ):
             reader, writer = await asyncio.open_connection(host, int(port))
             writer.write(beginning)
             async with asyncio.timeout(5):
                 with contextlib.suppress(ConnectionError):
-                    assert await reader.read() == b""
+                    assert await reader.read() == answer
             writer.close()
         async with connected(server.urls["ws"]) as peer:
             await asyncio.sleep(0.5)
             assert "reply" in await peer.do("ping"), "and whoever asked has time"
+
+
+def post(path: str, *headers: str) -> bytes:
+    lines = [f"POST {path} HTTP/1.1", "Host: x", "Content-Type: application/json", *headers]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+async def told_while_trickling(server: ServerProcess, *said: bytes, drop: bytes) -> bytes:
+    """Say each thing when the one before is answered, and then drops for ever; return the rest."""
+    host, _, port = server.http.removeprefix("http://").rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    for whole in said[:-1]:
+        writer.write(whole)
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"content-length: (\d+)", head)
+        assert length is not None
+        await reader.readexactly(int(length[1]))
+    writer.write(said[-1])
+    told = asyncio.ensure_future(reader.read())
+    async with asyncio.timeout(5):
+        while not (await asyncio.wait([told], timeout=0.02))[0]:
+            writer.write(drop)
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
+        return await told
+    return b""
+
+
+LONG = "Content-Length: 60000"
+HOME = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+async def test_a_request_that_trickles_is_not_waited_for() -> None:
+    async with serving("memory:", script=HASTY, transports=["ws", "socketio"]) as server:
+        polling = "/socket.io/?EIO=4&transport=polling"
+        for said, drop in (
+            ([post("/login", LONG)], b" "),
+            ([post("/login", "Transfer-Encoding: chunked")], b"1\r\n \r\n"),
+            ([post(polling, LONG)], b"4"),
+            ([HOME, post("/login", LONG)], b" "),
+            ([b"GET / HTTP/1.1\r\nX: "], b"x"),
+            ([HOME, b"GET / HTTP/1.1\r\nX: "], b"x"),
+        ):
+            assert await told_while_trickling(server, *said, drop=drop) == TIMEOUT
+        for said in ([b"\r\n"], [HOME, b"\r\n"]):
+            assert await told_while_trickling(server, *said, drop=b"\r\n") == b""
+        answered = await told_while_trickling(server, post("/nothing", LONG), drop=b" ")
+        assert answered.startswith(b"HTTP/1.1 404 ") or answered == b""
+        assert b"408" not in answered, "one request has one answer"
+        async with aiohttp.ClientSession(server.http) as session:
+            async with session.get(polling) as opened:
+                sid = json.loads((await opened.text())[1:])["sid"]
+            first = f"GET {polling}&sid={sid} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+            pipelined = first + post("/login", LONG)
+            assert await told_while_trickling(server, pipelined, drop=b" ") == b""
+            async with session.get(f"{polling}&sid={sid}") as ended:
+                assert ended.status == 400, "who asked for this is gone"
+        assert not [line for line in server.log if " INFO " not in line]
+
+
+async def test_a_request_that_is_whole_has_time() -> None:
+    """So has who waits for an answer, who will ask again, and who has a WebSocket."""
+    async with (
+        serving("memory:", script=HASTY, transports=["ws", "socketio"]) as server,
+        connected(server.urls["ws"]) as peer,
+        aiohttp.ClientSession(server.http) as waiting,
+        aiohttp.ClientSession(server.http) as asking,
+    ):
+        url = "/socket.io/?EIO=4&transport=polling"
+        async with waiting.get(url) as opened:
+            url += f"&sid={json.loads((await opened.text())[1:])['sid']}"
+        poll = asyncio.ensure_future(waiting.get(url))
+        async with asking.get("/healthz"):
+            pass
+        for _ in range(2):  # the trickling one's limit is the others' too
+            assert await told_while_trickling(server, post("/login", LONG), drop=b" ") == TIMEOUT
+        assert not poll.done()
+        async with asking.post(url, data="40"), await poll as answered:
+            assert (await answered.text()).startswith("40")
+        assert "reply" in await peer.do("ping")
 
 
 async def test_those_who_connect_and_do_not_ask_are_counted() -> None:

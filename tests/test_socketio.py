@@ -29,11 +29,19 @@ from websockets.asyncio.client import ClientConnection
 from chat_transports import http, socketio, websocket
 from chat_transports.socketio import LegacyJoin, SocketIoLink, SocketIoWire, tame
 from chatcore import Chat, Limits, MemoryRepository, User
-from chatcore.errors import LinkClosed
+from chatcore.errors import LinkClosed, UnknownCommand
 from chatcore.model import MAX_FRAME
 from chatcore.ports import Link
 from chatcore.testing import PATIENCE, LinkPeer, check_link, eventually
-from tests.support import PASSWORD, ServerProcess, present, serving
+from tests.support import (
+    PASSWORD,
+    ServerProcess,
+    alive,
+    collector_off,
+    present,
+    serving,
+    weight,
+)
 from tests.test_links import WIRE, uvicorn_serving
 
 TRANSPORTS = {"websocket": ["websocket"], "polling first": ["polling", "websocket"]}
@@ -540,7 +548,7 @@ async def test_who_is_in_the_middle_of_asking_does_not_spoil_the_end() -> None:
         host, _, port = server.http.removeprefix("http://").rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(b"POST /login HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
-        polling = await poll(session, await open_session(session))
+        polling = await poll(server.http, await open_session(session))
         async with engine(server.http):
             server.signal(signal.SIGTERM)
             assert await server.exit_code() == 0
@@ -558,15 +566,27 @@ async def open_session(session: aiohttp.ClientSession) -> str:
     return f"/socket.io/?EIO=4&transport=polling&sid={sid}"
 
 
-async def poll(session: aiohttp.ClientSession, url: str) -> asyncio.Task[str]:
+async def poll(base: str, url: str) -> asyncio.Task[str]:
     """Begin to wait for packets, and return once the server has the request."""
+    sent = asyncio.Event()
+    trace = aiohttp.TraceConfig()
+
+    async def tell(*_: object) -> None:
+        sent.set()
+
+    trace.on_request_headers_sent.append(tell)
 
     async def wait() -> str:
-        async with session.get(url) as answer:
+        async with (
+            aiohttp.ClientSession(base, trace_configs=[trace]) as session,
+            session.get(url) as answer,
+        ):
             return await answer.text()
 
     polling = asyncio.create_task(wait())
-    async with session.get("/healthz"):  # on another connection, and later
+    async with asyncio.timeout(PATIENCE):
+        await sent.wait()
+    async with aiohttp.ClientSession(base) as other, other.get("/healthz"):  # and this is later
         pass
     return polling
 
@@ -584,10 +604,59 @@ async def test_a_poller_who_hangs_up_is_gone_within_a_second() -> None:
         await told_of_coming(ada, "bob")
         heard = ""
         while "user_joined" not in heard:
-            heard = await (await poll(session, url))
-        polling = await poll(session, url)
+            heard = await (await poll(server.http, url))
+        polling = await poll(server.http, url)
         polling.cancel()
         await told_of_leaving(ada, "bob")
+
+
+async def test_a_poller_who_hangs_up_with_more_asked_is_gone_as_well() -> None:
+    async with (
+        serving(transports=DOORS) as server,
+        joined(server.http, "ada") as ada,
+        aiohttp.ClientSession(server.http) as session,
+    ):
+        token = await login(server.http, "bob")
+        url = await open_session(session)
+        async with session.post(url, data=f'40{{"token":"{token}"}}\x1e42["join"]'):
+            pass
+        await told_of_coming(ada, "bob")
+        heard = ""
+        while "user_joined" not in heard:
+            heard = await (await poll(server.http, url))
+        host, _, port = server.http.removeprefix("http://").rpartition(":")
+        _, writer = await asyncio.open_connection(host, int(port))
+        asked = [f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n" for path in (url, "/healthz")]
+        writer.write("".join(asked).encode())
+        await writer.drain()
+        async with session.get("/healthz"):  # on another connection, and later
+            pass
+        writer.transport.abort()
+        await told_of_leaving(ada, "bob")
+
+
+async def test_packets_that_are_cut_off_are_not_taken() -> None:
+    async with (
+        serving(transports=DOORS) as server,
+        present(server.urls["ws"], "carol") as carol,
+        aiohttp.ClientSession(server.http) as session,
+    ):
+        token = await login(server.http, "bob")
+        url = await open_session(session)
+        async with session.post(url, data=f'40{{"token":"{token}"}}\x1e42["join"]'):
+            pass
+        host, _, port = server.http.removeprefix("http://").rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        head = f"POST {url} HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\nExpect: 100-continue"
+        writer.write(f"{head}\r\n\r\n".encode())
+        assert b"100 Continue" in await reader.readline(), "it is being read"
+        writer.write(b'42["send_message",{"content":"half"}]')
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+        async with session.post(url, data='42["send_message",{"content":"whole"}]'):
+            pass
+        assert await carol.messages(1) == ["whole"]
 
 
 # A link like any other.
@@ -729,6 +798,12 @@ class EnginePeer:
 
     async def close(self) -> None:
         await self._connection.close()
+
+
+def test_an_event_takes_no_more_memory_than_it_has_bytes() -> None:
+    wire = SocketIoWire(WIRE)
+    told = wire.reply(UnknownCommand("No"), None)
+    assert weight(lambda: wire.reply(UnknownCommand("No"), None)) < len(told) + 200
 
 
 async def test_the_link_keeps_the_contract() -> None:
@@ -933,10 +1008,10 @@ async def test_two_thousand_hostile_packets_disturb_nobody() -> None:
     ):
         packets = hostile(random.Random(5))
         sizes = []
-        for round_ in range(5):
+        for round_ in range(4):
             await asyncio.gather(
-                through_websockets(server.http, packets, 200),
-                through_polling(server.http, packets, 200),
+                through_websockets(server.http, packets, 500),
+                through_polling(server.http, packets, 500),
             )
             await bob.do("send", room="lobby", content=f"still here {round_}")
             await ada.emit("send_message", {"content": f"so am I {round_}"})
@@ -945,8 +1020,8 @@ async def test_two_thousand_hostile_packets_disturb_nobody() -> None:
             assert [(await ada.ears.next("new_message"))["content"] for _ in said] == said
             sizes.append(resident(server))
         print("resident, MiB:", *(f"{size / 2**20:.1f}" for size in sizes))  # noqa: T201 - a figure
-        # Garbage waits for its collection (server.app is in no hurry); what must not be is more.
-        assert sizes[-1] - sizes[1] < 16 * 2**20
+        # The first rounds import, fill caches and warm the allocator; as much again adds nothing.
+        assert sizes[-1] - sizes[1] < 3 * 2**20
         assert ada.ears.all("error") == []
         noted = [line for line in server.log if " INFO chat_transports.server" not in line]
         assert len(noted) < 10, noted
@@ -956,15 +1031,17 @@ async def test_hostile_packets_leave_nothing_behind(caplog: pytest.LogCaptureFix
     chat = Chat(MemoryRepository(), bcrypt_cost=4, limits=Limits(ping=1.0))
     packets = hostile(random.Random(7))
     async with in_process(chat) as base:
-        await asyncio.gather(
-            through_websockets(base, packets, 200), through_polling(base, packets, 200)
-        )
+        with collector_off():
+            await asyncio.gather(
+                through_websockets(base, packets, 200), through_polling(base, packets, 200)
+            )
+            # The engine's monitor keeps hold of the last session that it looked at.
+            await eventually(lambda: len(alive(SocketIoLink)) <= 1)
 
-        def left() -> list[object]:
-            gc.collect()
-            return [each for each in gc.get_objects() if type(each) in (SocketIoLink, AsyncSocket)]
+        def sessions() -> int:
+            gc.collect()  # the library's own are in circles
+            return len(alive(AsyncSocket))
 
-        # The engine's monitor keeps hold of the last session that it looked at, and so of its link.
-        await eventually(lambda: len(left()) <= 2)
+        await eventually(lambda: sessions() <= 1)
         assert len(chat.roster) == 0
     assert [record for record in caplog.records if record.exc_info] == []

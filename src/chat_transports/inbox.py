@@ -41,6 +41,7 @@ class Inbox:
     def finish(self) -> None:
         """No more will come; what is here may still be asked for."""
         self._finished = True
+        self._resume = _nothing  # a link's own method, and the link has this: a circle
         self._arrived.set()
 
     def close(self) -> None:
@@ -61,3 +62,7 @@ class Inbox:
             self._paused = False
             self._resume()
         return frame
+
+
+def _nothing() -> None:
+    """Nobody is left who could send more."""

@@ -147,7 +147,12 @@ class SocketIoWire:
 
 
 def _event(name: str, payload: Mapping[str, object]) -> bytes:
-    return orjson.dumps([name, payload], option=orjson.OPT_APPEND_NEWLINE)
+    return _line([name, payload])
+
+
+def _line(frame: object) -> bytes:
+    # A copy: what orjson returns keeps the 4 KiB that it was written in, and frames may wait.
+    return orjson.dumps(frame) + b"\n"
 
 
 def _message(message: events.Message) -> dict[str, object]:
@@ -185,7 +190,7 @@ def _commands(event: str, payload: Mapping[str, Any], token: str | None) -> list
             frames = [{}]  # what no client can say, and the protocol does not take
         case _:
             frames = [{"cmd": "?", "id": "?"}]
-    return [orjson.dumps(frame) for frame in frames]
+    return [_line(frame) for frame in frames]
 
 
 # The packets.
@@ -371,10 +376,12 @@ class _Door:
         return tamed
 
     async def _body(self, scope: Scope, message: Message, receive: Receive) -> bytes | None:
-        """Return the packets of a POST, tamed; None where they are too long or no text."""
+        """Return the packets of a POST, tamed; None where they are too long, cut off or no text."""
         body = message.get("body", b"")
         while message.get("more_body") and len(body) <= self._most:
             message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
             body += message.get("body", b"")
         if scope["method"] != "POST" or not body:
             return b""
@@ -535,7 +542,10 @@ class SocketIoLink:
                 # Clients who hear it in so many words do not come back by themselves.
                 await self._library.disconnect(self._sid)
                 await self._session.queue.join()
+        except asyncio.CancelledError:
+            pass  # kept in the task, it would hold the task, and all this, in a circle
         finally:
+            self._waiting.clear()
             self._pending = 0
             self._drained.set()
             await end(self._session)

@@ -36,6 +36,8 @@ async def listen(
 ) -> asyncio.Server:
     """Serve a running Chat to whoever connects, on host and port or on a socket that listens.
 
+    The socket may be a Unix socket; its peers have no address, and are not counted by it.
+
     Close what is returned to let nobody in any more.  The connections end with the
     chat.  Raises OSError, and RuntimeError where the chat is not running.
     """
@@ -79,8 +81,11 @@ def keep_alive(sock: socket.socket, ping: float) -> None:
     """Have the kernel find out, within twice `ping` seconds, that a peer is gone.
 
     Gone is who acknowledges nothing and takes nothing: a slow reader is not, as long
-    as it takes a little (RFC 5482; Linux counts a closed window too).
+    as it takes a little (RFC 5482; Linux counts a closed window too).  Nothing for a
+    Unix socket: there the kernel knows.
     """
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (
         ("TCP_KEEPIDLE", max(1, round(ping))),
@@ -115,8 +120,8 @@ class TcpLink(asyncio.Protocol):
         self._transport.set_write_buffer_limits(HIGH_WATER)
         if (sock := transport.get_extra_info("socket")) is not None:
             keep_alive(sock, self._limits.ping)
-        peer = transport.get_extra_info("peername") or ("",)
-        self._begin(self, str(peer[0]))
+        peer = transport.get_extra_info("peername")
+        self._begin(self, str(peer[0]) if isinstance(peer, tuple) else "")
 
     def data_received(self, data: bytes) -> None:
         if self._closing:

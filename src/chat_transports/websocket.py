@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -119,6 +120,10 @@ class WebSocketLink:
         self._writer = asyncio.ensure_future(self._write())
 
     async def _read(self) -> None:
+        with contextlib.suppress(asyncio.CancelledError):  # see _write
+            await self._read_on()
+
+    async def _read_on(self) -> None:
         while True:
             message = await self._websocket.receive()
             if message["type"] == "websocket.disconnect":
@@ -150,6 +155,8 @@ class WebSocketLink:
             await self._websocket.close(code, reason[:REASON_CHARACTERS])
         except (WebSocketDisconnect, RuntimeError):
             pass  # the peer, or the server, was quicker
+        except asyncio.CancelledError:
+            pass  # kept in the task, it would hold the task, and all this, in a circle
         finally:
             self._pending = 0
             self._drained.set()

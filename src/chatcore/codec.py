@@ -7,6 +7,7 @@ fails becomes one Invalid with a sentence that says where.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from math import ceil
@@ -59,7 +60,7 @@ class JsonLines:
             return Request(id, error)
 
     def encode(self, item: Hello | Event | Bye) -> bytes:
-        return orjson.dumps(_out.unstructure(item), option=orjson.OPT_APPEND_NEWLINE)
+        return _line(_out.unstructure(item))
 
     def reply(self, answer: Reply | ChatError, id: RequestId | None) -> bytes:
         if isinstance(answer, ChatError):
@@ -69,7 +70,7 @@ class JsonLines:
         else:
             fields = _out.unstructure(answer)
             frame = {"reply": fields.pop("reply"), "id": id, **fields}
-        return orjson.dumps(frame, option=orjson.OPT_APPEND_NEWLINE)
+        return _line(frame)
 
     # The client's side.
 
@@ -80,7 +81,7 @@ class JsonLines:
         if id is not None:
             frame["id"] = id
         try:
-            return orjson.dumps(frame, option=orjson.OPT_APPEND_NEWLINE)
+            return _line(frame)
         except orjson.JSONEncodeError:
             raise Invalid("A text cannot have half of a surrogate pair") from None
 
@@ -101,6 +102,11 @@ class JsonLines:
             case {"event": str()}:
                 return _other(fields)
         return None
+
+
+def _line(fields: object) -> bytes:
+    # A copy: what orjson returns keeps the 4 KiB that it was written in, and frames may wait.
+    return orjson.dumps(fields) + b"\n"
 
 
 def _loads(frame: bytes) -> Any:  # whatever JSON there is
@@ -211,11 +217,20 @@ def _explain(cmd: str, fields: dict[str, Any]) -> str:
         structure(fields, command)
     except cattrs.BaseValidationError as error:
         lines = cattrs.transform_error(error, path="", format_exception=_words)
+        _let_go(error)
         return "; ".join(
             f"{path[1:]}: {what}" if path else what
             for what, _, path in (line.rpartition(" @ ") for line in lines)
         )
     return "not understood"
+
+
+def _let_go(error: BaseException) -> None:
+    # cattrs' frames hold the errors that hold them, and all that called them: the connection.
+    traceback.clear_frames(error.__traceback__)
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            _let_go(each)
 
 
 def _words(error: BaseException, _: type | None) -> str:

@@ -115,6 +115,7 @@ class _Connection:
                 self._timer.cancel()
             if self._listener is not None:
                 self._chat.hub.forget(self._listener)
+                self._listener = None  # it has our `end`: a circle
             self.end(Close.SHUTDOWN, "shutdown")  # only where this task was cancelled
             try:
                 await self._link.closed()

@@ -25,7 +25,8 @@ from attrs import define, field
 
 from chat_transports.client import Backoff, Client, connect
 from chatcore.events import Lost, Member, Message, Reset, Resumed
-from tests.cutter import Cutter, random_cuts, whole
+from chatcore.testing import Proxy, random_cuts
+from chatcore.testing.proxy import no_faults
 from tests.support import PASSWORD, connected, start_server, stop
 
 PEOPLE = 6
@@ -141,8 +142,8 @@ async def test_each_event_and_each_send_is_there_once_whatever_is_cut(
     restarts = 0
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(lambda: stop(server))
-        cutters = {door: await stack.enter_async_context(Cutter(ports[door])) for door in ports}
-        urls = [f"{door}://127.0.0.1:{cutter.port}" for door, cutter in cutters.items()]
+        proxies = {door: await stack.enter_async_context(Proxy(ports[door])) for door in ports}
+        urls = [f"{door}://127.0.0.1:{proxy.port}" for door, proxy in proxies.items()]
         living = asyncio.gather(
             *(
                 person.live(urls[number % len(urls)], people, quiet, over)
@@ -158,16 +159,16 @@ async def test_each_event_and_each_send_is_there_once_whatever_is_cut(
                     await asyncio.sleep(0.005)
 
         def made() -> int:
-            return sum(len(cutter.cuts) for cutter in cutters.values())
+            return sum(proxy.cuts for proxy in proxies.values())
 
         async def until_cut(goal: int) -> None:
             await until(lambda: made() >= goal)
 
         # Whoever connects for the first time is told of a failure; from then on nobody is.
         await until(lambda: all(person.acknowledged for person in people))
-        for door, cutter in cutters.items():
-            cutter.script = random_cuts(random.Random(f"{seed} {door}"), MOST_BYTES)
-            cutter.cut_now()
+        for door, proxy in proxies.items():
+            proxy.script = random_cuts(random.Random(f"{seed} {door}"), MOST_BYTES)
+            proxy.cut_now()
         every = min(CUTS_TO_RESTART, cuts // 2)
         while made() < cuts:
             goal = min(cuts, every * (restarts + 1))
@@ -178,9 +179,9 @@ async def test_each_event_and_each_send_is_there_once_whatever_is_cut(
             server = await start_server(database, *options)
             restarts += 1
 
-        for cutter in cutters.values():
-            cutter.script = whole
-            cutter.cut_now()
+        for proxy in proxies.values():
+            proxy.script = no_faults
+            proxy.cut_now()
         quiet.set()
         await until(
             lambda: all(len(p.acknowledged) == sum(map(len, p.sent.values())) for p in people)

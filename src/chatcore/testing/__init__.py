@@ -1,4 +1,4 @@
-"""A kit for tests: contract checks for every port, a clock, and peers without a network.
+"""A kit for tests: contract checks for every port, a clock, peers without a network, and faults.
 
 What implements a port runs its check:
 
@@ -11,15 +11,35 @@ from chatcore.testing.clock import PATIENCE as PATIENCE  # of the tests here, an
 from chatcore.testing.clock import FakeClock, eventually
 from chatcore.testing.contracts import LinkPeer, check_bus, check_link, check_repository
 from chatcore.testing.peers import Transcript, connect
+from chatcore.testing.proxy import (
+    Cut,
+    Delay,
+    Fault,
+    Proxy,
+    Stall,
+    Throttle,
+    in_turn,
+    random_cuts,
+    random_faults,
+)
 
 __all__ = [
+    "Cut",
+    "Delay",
     "FakeClock",
+    "Fault",
     "LinkPeer",
     "MemoryLink",
+    "Proxy",
+    "Stall",
+    "Throttle",
     "Transcript",
     "check_bus",
     "check_link",
     "check_repository",
     "connect",
     "eventually",
+    "in_turn",
+    "random_cuts",
+    "random_faults",
 ]

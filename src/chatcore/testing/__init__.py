@@ -10,12 +10,25 @@ from chatcore.peer import MemoryLink
 from chatcore.testing.clock import PATIENCE as PATIENCE  # of the tests here, and not promised
 from chatcore.testing.clock import FakeClock, eventually
 from chatcore.testing.contracts import LinkPeer, check_bus, check_link, check_repository
+from chatcore.testing.faulty import (
+    Call,
+    Failure,
+    FaultyRepository,
+    Hold,
+    LostOutcome,
+    Pause,
+    Refusal,
+    RepositoryScript,
+    failing,
+    full,
+)
 from chatcore.testing.peers import Transcript, connect
 from chatcore.testing.proxy import (
     Cut,
     Delay,
     Fault,
     Proxy,
+    ProxyScript,
     Stall,
     Throttle,
     in_turn,
@@ -24,13 +37,22 @@ from chatcore.testing.proxy import (
 )
 
 __all__ = [
+    "Call",
     "Cut",
     "Delay",
+    "Failure",
     "FakeClock",
     "Fault",
+    "FaultyRepository",
+    "Hold",
     "LinkPeer",
+    "LostOutcome",
     "MemoryLink",
+    "Pause",
     "Proxy",
+    "ProxyScript",
+    "Refusal",
+    "RepositoryScript",
     "Stall",
     "Throttle",
     "Transcript",
@@ -39,6 +61,8 @@ __all__ = [
     "check_repository",
     "connect",
     "eventually",
+    "failing",
+    "full",
     "in_turn",
     "random_cuts",
     "random_faults",

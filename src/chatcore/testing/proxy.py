@@ -70,7 +70,7 @@ class Throttle:
 
 Fault: TypeAlias = Cut | Stall | Delay | Throttle
 
-Script: TypeAlias = Callable[[], Sequence[Fault]]
+ProxyScript: TypeAlias = Callable[[], Sequence[Fault]]
 """Asked once for each connection what befalls it, which may be several things or none."""
 
 
@@ -79,7 +79,7 @@ def no_faults() -> Sequence[Fault]:
     return ()
 
 
-def in_turn(*faults: Fault | None) -> Script:
+def in_turn(*faults: Fault | None) -> ProxyScript:
     """Return a script with one fault for each connection, in this order, and then none.
 
     None leaves a connection alone.
@@ -93,7 +93,7 @@ def in_turn(*faults: Fault | None) -> Script:
     return script
 
 
-def random_cuts(chance: random.Random, most: int) -> Script:
+def random_cuts(chance: random.Random, most: int) -> ProxyScript:
     """Return a script that cuts each connection within `most` bytes, at any of them.
 
     The logarithm is drawn, so that a handshake of a few hundred bytes has its share:
@@ -102,7 +102,7 @@ def random_cuts(chance: random.Random, most: int) -> Script:
     return lambda: (_random_cut(chance, most),)
 
 
-def random_faults(chance: random.Random, most: int, seconds: float = 0.5) -> Script:
+def random_faults(chance: random.Random, most: int, seconds: float = 0.5) -> ProxyScript:
     """Return a script that cuts each connection as `random_cuts` does, most after another fault.
 
     That is a stall or a delay of at most `seconds`, or a rate by which `most` bytes would
@@ -147,7 +147,9 @@ class Proxy:
     end is.  The script may be exchanged at any time, for the connections that come after.
     """
 
-    def __init__(self, target: int, script: Script = no_faults, *, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self, target: int, script: ProxyScript = no_faults, *, host: str = "127.0.0.1"
+    ) -> None:
         self.script = script
         self.struck: list[Cut | Stall] = []
         """The cuts and stalls of the script that a connection came to, in order."""

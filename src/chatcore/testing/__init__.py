@@ -22,6 +22,7 @@ from chatcore.testing.faulty import (
     failing,
     full,
 )
+from chatcore.testing.history import Log, Violation, check_history, read_logs
 from chatcore.testing.peers import Transcript, connect
 from chatcore.testing.proxy import (
     Cut,
@@ -35,6 +36,7 @@ from chatcore.testing.proxy import (
     random_cuts,
     random_faults,
 )
+from chatcore.testing.record import Reading, Record, Recorded, Sent
 
 __all__ = [
     "Call",
@@ -46,17 +48,24 @@ __all__ = [
     "FaultyRepository",
     "Hold",
     "LinkPeer",
+    "Log",
     "LostOutcome",
     "MemoryLink",
     "Pause",
     "Proxy",
     "ProxyScript",
+    "Reading",
+    "Record",
+    "Recorded",
     "Refusal",
     "RepositoryScript",
+    "Sent",
     "Stall",
     "Throttle",
     "Transcript",
+    "Violation",
     "check_bus",
+    "check_history",
     "check_link",
     "check_repository",
     "connect",
@@ -66,4 +75,5 @@ __all__ = [
     "in_turn",
     "random_cuts",
     "random_faults",
+    "read_logs",
 ]

@@ -15,18 +15,26 @@ from chatcore.connection import serve
 from chatcore.model import Credentials
 from chatcore.peer import MemoryLink
 from chatcore.testing.clock import PATIENCE
+from chatcore.testing.record import Record, Tap
 
 
 class Transcript:
     """A client for tests that read as a conversation.
 
     `do` sends a command and returns its answer; events that come meanwhile wait in
-    `events`, in order.
+    `events`, in order.  What is sent and received goes into `record` too, where there
+    is one.
     """
 
-    def __init__(self, send: Callable[[bytes], object], receive: Callable[[], Any]) -> None:
+    def __init__(
+        self,
+        send: Callable[[bytes], object],
+        receive: Callable[[], Any],
+        record: Record | None = None,
+    ) -> None:
         self._send = send
         self._receive = receive
+        self._tap = Tap(record) if record is not None else None
         self._id = 0
         self.hello: dict[str, Any] = {}
         self.bye: dict[str, Any] | None = None
@@ -45,6 +53,8 @@ class Transcript:
 
     async def raw(self, frame: bytes) -> None:
         """Send any bytes as a frame."""
+        if self._tap is not None:
+            self._tap.sent(frame)
         sent = self._send(frame)
         if asyncio.iscoroutine(sent):
             await sent
@@ -75,7 +85,10 @@ class Transcript:
 
     async def _read(self) -> None:
         async with asyncio.timeout(PATIENCE):
-            frame = orjson.loads(await self._receive())
+            received = await self._receive()
+        if self._tap is not None:
+            self._tap.told(received)
+        frame = orjson.loads(received)
         if "event" in frame:
             self.events.append(frame)
         elif "hello" in frame:
@@ -88,13 +101,17 @@ class Transcript:
 
 @contextlib.asynccontextmanager
 async def connect(
-    chat: Chat, credentials: Credentials | None = None, *, window: int = 65_536
+    chat: Chat,
+    credentials: Credentials | None = None,
+    *,
+    window: int = 65_536,
+    record: Record | None = None,
 ) -> AsyncIterator[tuple[Transcript, MemoryLink]]:
     """Serve a peer in this process; it hangs up at the end."""
     link = MemoryLink(chat.wire, window)
     task = asyncio.create_task(serve(chat, link, credentials))
     try:
-        yield Transcript(link.send, link.next), link
+        yield Transcript(link.send, link.next, record), link
     finally:
         link.hang_up()
         await task

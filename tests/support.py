@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import sqlite3
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from pathlib import Path
 
 import websockets
@@ -14,7 +15,7 @@ from attrs import define, field
 from websockets.asyncio.client import ClientConnection
 
 from chatcore.errors import LinkClosed
-from chatcore.testing import PATIENCE, Transcript
+from chatcore.testing import PATIENCE, Record, Transcript, check_history, read_logs
 
 CHAT_SERVE = [sys.executable, "-c", "from chat_transports.server import main; main()"]
 PASSWORD = "correct horse"
@@ -188,11 +189,11 @@ async def dial(url: str) -> Lines | Frames:
 
 
 @contextlib.asynccontextmanager
-async def connected(url: str) -> AsyncIterator[Transcript]:
+async def connected(url: str, record: Record | None = None) -> AsyncIterator[Transcript]:
     """Connect, and hang up at the end."""
     peer = await dial(url)
     try:
-        yield Transcript(peer.send, peer.receive)
+        yield Transcript(peer.send, peer.receive, record)
     finally:
         await peer.close()
 
@@ -208,3 +209,14 @@ async def present(url: str, username: str, room: str = "lobby") -> AsyncIterator
         joined = await peer.do("join", room=room)
         assert "head" in joined, joined
         yield peer
+
+
+def check_database(
+    database: Path, rooms: Collection[str], records: Sequence[Record], *, caught_up: bool = False
+) -> None:
+    """Compare a database that is at rest with what its clients know."""
+    with contextlib.closing(sqlite3.connect(database)) as db:
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    logs = read_logs(database, rooms)
+    assert all(log.events for log in logs.values())
+    assert check_history(records, logs, caught_up=caught_up) == []

@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import gc
 import signal
+import sqlite3
 import sys
 import tracemalloc
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import websockets
@@ -16,7 +17,7 @@ from attrs import define, field
 from websockets.asyncio.client import ClientConnection
 
 from chatcore.errors import LinkClosed
-from chatcore.testing import PATIENCE, Transcript
+from chatcore.testing import PATIENCE, Record, Transcript, check_history, read_logs
 
 CHAT_SERVE = [sys.executable, "-c", "from chat_transports.server import main; main()"]
 PASSWORD = "correct horse"
@@ -190,11 +191,11 @@ async def dial(url: str) -> Lines | Frames:
 
 
 @contextlib.asynccontextmanager
-async def connected(url: str) -> AsyncIterator[Transcript]:
+async def connected(url: str, record: Record | None = None) -> AsyncIterator[Transcript]:
     """Connect, and hang up at the end."""
     peer = await dial(url)
     try:
-        yield Transcript(peer.send, peer.receive)
+        yield Transcript(peer.send, peer.receive, record)
     finally:
         await peer.close()
 
@@ -236,3 +237,14 @@ def weight(make: Callable[[], bytes]) -> float:
         return (tracemalloc.get_traced_memory()[0] - before) / len(kept)
     finally:
         tracemalloc.stop()
+
+
+def check_database(
+    database: Path, rooms: Collection[str], records: Sequence[Record], *, caught_up: bool = False
+) -> None:
+    """Compare a database that is at rest with what its clients know."""
+    with contextlib.closing(sqlite3.connect(database)) as db:
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    logs = read_logs(database, rooms)
+    assert all(log.events for log in logs.values())
+    assert check_history(records, logs, caught_up=caught_up) == []

@@ -16,9 +16,20 @@ import pytest
 from chatcore.chat import Chat
 from chatcore.errors import LinkClosed, Unavailable
 from chatcore.events import Close, Durable
-from chatcore.model import MAX_FRAME, Credentials, Limits, Rate, Room, User
+from chatcore.model import MAX_FRAME, Credentials, Limits, Rate, User
 from chatcore.repository.memory import MemoryRepository
-from chatcore.testing import PATIENCE, FakeClock, MemoryLink, Transcript, connect, eventually
+from chatcore.testing import (
+    Call,
+    FakeClock,
+    FaultyRepository,
+    Hold,
+    MemoryLink,
+    Refusal,
+    Transcript,
+    connect,
+    eventually,
+    failing,
+)
 
 PASSWORD = "correct horse"
 
@@ -203,25 +214,23 @@ async def test_a_retry_costs_nothing() -> None:
         assert fresh["error"]["code"] == "rate_limited"
 
 
-class SlowRepository(MemoryRepository):
+class SlowRepository(FaultyRepository):
     """Holds every batch until it is let go."""
 
     def __init__(self) -> None:
-        super().__init__()
-        import threading
-
         self.gate = threading.Event()
         self.gate.set()
-        self.most = 0
-
-    def append(self, drafts: Any) -> Any:
-        self.gate.wait()
-        self.most = max(self.most, len(drafts))
-        return super().append(drafts)
+        super().__init__(MemoryRepository(), failing("append", Hold(self.gate)))
 
 
 async def test_with_too_much_in_flight_the_server_stops_reading() -> None:
-    repository = SlowRepository()
+    repository, batches = SlowRepository(), list[int]()
+
+    def note(call: Call) -> None:
+        if call.method == "append":
+            batches.append(len(call.arguments[0]))  # type: ignore[arg-type] # the drafts
+
+    repository.scripts.append(note)
     async with (
         Chat(repository, limits=Limits(messages=None, in_flight=4), bcrypt_cost=4) as chat,
         connect(chat) as (peer, link),
@@ -236,7 +245,7 @@ async def test_with_too_much_in_flight_the_server_stops_reading() -> None:
         repository.gate.set()
         seqs = [(await peer.answer(id))["seq"] for id in ids]
         assert seqs == [*range(2, 14)]
-        assert repository.most <= 4
+        assert max(batches) <= 4
 
 
 async def test_what_was_asked_before_hanging_up_is_stored() -> None:
@@ -373,12 +382,9 @@ async def test_attempts_to_log_in_are_counted_for_each_address() -> None:
 async def test_a_defect_costs_its_command_and_not_the_connection(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    class Broken(MemoryRepository):
-        def members(self, room: str, after: str, limit: int) -> Any:
-            raise ZeroDivisionError
-
+    broken = FaultyRepository(MemoryRepository(), failing("members", Refusal(ZeroDivisionError())))
     async with (
-        Chat(Broken(), bcrypt_cost=4) as chat,
+        Chat(broken, bcrypt_cost=4) as chat,
         connect(chat) as (peer, _),
     ):
         await peer.do("register", username="ada", password=PASSWORD)
@@ -537,15 +543,9 @@ async def test_a_chat_that_does_not_run_says_so() -> None:
 
 
 async def test_a_call_under_way_when_the_chat_closes_is_refused_and_no_defect() -> None:
-    reading, gate = threading.Event(), threading.Event()
-
-    class SlowRooms(MemoryRepository):
-        def room(self, name: str) -> Room | None:
-            reading.set()
-            gate.wait(PATIENCE)
-            return super().room(name)
-
-    chat = Chat(SlowRooms(), bcrypt_cost=4)
+    gate = threading.Event()
+    repository = FaultyRepository(MemoryRepository(), failing("room", Hold(gate)))
+    chat = Chat(repository, bcrypt_cost=4)
 
     def let_go_at_the_end() -> None:
         with contextlib.suppress(RuntimeError):  # the readers take nothing new
@@ -556,7 +556,7 @@ async def test_a_call_under_way_when_the_chat_closes_is_refused_and_no_defect() 
     async with chat:
         ada = await chat.register("ada", PASSWORD)
         joining = asyncio.ensure_future(chat.join(ada, "lobby"))
-        await asyncio.to_thread(reading.wait, PATIENCE)
+        await eventually(lambda: repository.calls["room"])
         waiting = threading.Thread(target=let_go_at_the_end)
         waiting.start()
     with pytest.raises(Unavailable, match="has shut down"):

@@ -14,10 +14,9 @@ import pytest
 from chatcore import feed, hub
 from chatcore.chat import Chat
 from chatcore.events import Durable, Message
-from chatcore.model import Draft, Limits, Membership, User
-from chatcore.ports import Outcome
+from chatcore.model import Limits, User
 from chatcore.repository.memory import MemoryRepository
-from chatcore.testing import Transcript, connect, eventually
+from chatcore.testing import FaultyRepository, Hold, Transcript, connect, eventually, failing
 
 LIMITS = Limits(messages=None, attempts=None, buffer_bytes=20_000)
 
@@ -43,21 +42,13 @@ class CapriciousBus:
         self._delivers.append(deliver)
 
 
-class CountingRepository(MemoryRepository):
-    reads = 0
-
-    def read(self, room: str, after: int, upto: int, limit: int) -> Sequence[Durable]:
-        self.reads += 1
-        return super().read(room, after, upto, limit)
-
-
 @contextlib.asynccontextmanager
 async def room(
     *names: str, bus: CapriciousBus | None = None, limits: Limits = LIMITS, window: int = 65_536
 ) -> AsyncIterator[tuple[Any, ...]]:
     """A chat, and peers who are in the lobby."""
     async with contextlib.AsyncExitStack() as stack:
-        repository = CountingRepository()
+        repository = FaultyRepository(MemoryRepository())
         chat = await stack.enter_async_context(
             Chat(repository, bus=bus, limits=limits, bcrypt_cost=4)
         )
@@ -82,7 +73,7 @@ async def test_a_slow_reader_costs_a_bounded_buffer_and_misses_nothing() -> None
             ada.events.clear()
             assert slow.pending <= LIMITS.buffer_bytes + hub.JOINED_BYTES
         assert await texts(bob, 600) == said
-        assert repository.reads > 0, "from the log, for memory does not reach so far back"
+        assert repository.calls["read"] > 0, "from the log, for memory does not reach so far back"
 
 
 async def test_a_slow_reader_gets_each_event_once_and_is_live_again() -> None:
@@ -137,7 +128,7 @@ async def test_a_lost_batch_is_read_from_the_log() -> None:
         bus.held = None
         await ada.do("send", room="lobby", content="found")
         assert await texts(bob, 6) == [*(f"lost {number}" for number in range(5)), "found"]
-        assert repository.reads == 1, "once for all"
+        assert repository.calls["read"] == 1, "once for all"
 
 
 async def test_repeated_and_reordered_batches_come_once_and_in_order() -> None:
@@ -178,40 +169,24 @@ async def test_the_reply_comes_before_the_event() -> None:
         await ada.answer(id)
 
 
-class HeldRepository(MemoryRepository):
-    """Holds commits, and the first reading of memberships, until it is let go."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.commits, self.listing = threading.Event(), threading.Event()
-        self.commits.set()
-        self.listing.set()
-        self.batches: list[int] = []
-        self.listed = 0
-
-    def append(self, drafts: Sequence[Draft]) -> Sequence[Outcome]:
-        self.batches.append(len(drafts))
-        self.commits.wait()
-        return super().append(drafts)
-
-    def memberships(self, username: str) -> Sequence[Membership]:
-        self.listed += 1
-        if self.listed == 1:
-            self.listing.wait()
-        return super().memberships(username)
+def holding(method: str, *, times: int | None = None) -> tuple[FaultyRepository, threading.Event]:
+    """Return a repository that holds this method's calls until the event is set, as it is now."""
+    gate = threading.Event()
+    gate.set()
+    return FaultyRepository(MemoryRepository(), failing(method, Hold(gate), times=times)), gate
 
 
 async def test_leave_is_the_last_event_for_whoever_left_even_within_a_batch() -> None:
-    repository = HeldRepository()
+    repository, commits = holding("append")
     async with Chat(repository, limits=LIMITS, bcrypt_cost=4) as chat, connect(chat) as (bob, _):
         ada = await chat.register("ada", "correct horse")
         await bob.do("register", username="bob", password="correct horse")
         await chat.join(ada, "lobby")
         await bob.do("join", room="lobby")
-        repository.commits.clear()
-        repository.batches.clear()
+        commits.clear()
+        before = repository.calls["append"]
         first = asyncio.ensure_future(chat.send(ada, "lobby", "first"))
-        await eventually(lambda: repository.batches == [1])
+        await eventually(lambda: repository.calls["append"] == before + 1)
         rest = asyncio.gather(
             chat.send(ada, "lobby", "before"),
             chat.leave(User("bob", "bob"), "lobby"),
@@ -219,9 +194,9 @@ async def test_leave_is_the_last_event_for_whoever_left_even_within_a_batch() ->
         )
         for _ in range(5):
             await asyncio.sleep(0)
-        repository.commits.set()
+        commits.set()
         await asyncio.gather(first, rest)
-        assert repository.batches == [1, 3]
+        assert repository.calls["append"] == before + 2, "one batch for the rest"
         assert await texts(bob, 2) == ["first", "before"]
         assert (await bob.event("member"))["action"] == "leave"
         # Not `event("membership")`, which would skip what must not be there.
@@ -231,15 +206,15 @@ async def test_leave_is_the_last_event_for_whoever_left_even_within_a_batch() ->
 
 
 async def test_nothing_personal_comes_before_the_login_is_answered() -> None:
-    repository = HeldRepository()
+    repository, listing = holding("memberships", times=1)
     async with Chat(repository, limits=LIMITS, bcrypt_cost=4) as chat, connect(chat) as (ada, _):
         user = await chat.register("ada", "correct horse")
         secret = (await chat.issue_token(user)).secret
-        repository.listing.clear()
+        listing.clear()
         asked = await ada.start("login", token=secret)
-        await eventually(lambda: repository.listed == 1)
+        await eventually(lambda: repository.calls["memberships"] == 1)
         await chat.join(user, "lobby")
-        repository.listing.set()
+        listing.set()
         assert "token" in await ada.answer(asked)
         assert not ada.events
         assert (await ada.event())["room"]["name"] == "lobby"
@@ -321,7 +296,7 @@ async def test_a_position_that_the_log_has_let_go_of_is_told() -> None:
         for _ in range(feed.TAIL + 10):
             await ada.do("send", room="lobby", content="more")
             ada.events.clear()
-        log = repository._logs["lobby"]  # noqa: SLF001 - no method removes events yet
+        log = repository.inside._logs["lobby"]  # noqa: SLF001 - no method removes events yet
         now = datetime(2026, 1, 1, tzinfo=UTC)
         repository.read = lambda *_: [Message("lobby", log.head, "ada", now, "more")]
         assert (await bob.goodbye())["code"] == 4004
@@ -344,7 +319,7 @@ async def test_who_joins_behind_a_hole_has_their_own_joining_in_the_head() -> No
         async with connect(chat) as (cyd, _):
             await cyd.do("register", username="cyd", password="correct horse")
             joined = await cyd.do("join", room="lobby")
-            assert (joined["head"], repository.reads) == (4, 1)
+            assert (joined["head"], repository.calls["read"]) == (4, 1)
             assert [event["content"] for event in joined["events"]] == ["unheard of"]
         assert [(await ada.event("message", "member"))["seq"] for _ in range(3)] == [2, 3, 4]
 

@@ -24,7 +24,7 @@ from chat_transports import http, websocket
 from chatcore import Chat, Limits, MemoryRepository, Rate, User
 from chatcore.errors import ChatError, Muted
 from chatcore.model import Credentials
-from chatcore.testing import eventually
+from chatcore.testing import FaultyRepository, Refusal, eventually, failing
 from tests.support import PASSWORD, connected, present, serving
 from tests.test_errors import family
 from tests.test_links import uvicorn_serving
@@ -246,11 +246,10 @@ async def test_a_database_failure_says_so_and_nothing_of_the_database(tmp_path: 
 async def test_a_defect_is_an_internal_error_and_in_the_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    class Broken(MemoryRepository):
-        def user(self, username: str) -> tuple[User, str | None] | None:
-            raise ZeroDivisionError("a secret")
-
-    async with door(Chat(Broken(), bcrypt_cost=4)) as asking:
+    broken = FaultyRepository(
+        MemoryRepository(), failing("user", Refusal(ZeroDivisionError("a secret")))
+    )
+    async with door(Chat(broken, bcrypt_cost=4)) as asking:
         assert (await asking.post("/login", ADA)).told == (500, False, "Internal server error")
     logged = [record for record in caplog.records if record.exc_info]
     assert [record.levelno for record in logged] == [logging.ERROR]

@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import stat
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import aiohttp
@@ -20,9 +20,7 @@ from chat_transports.server.importing import BATCH, Import
 from chatcore import SqliteRepository
 from chatcore.chat import prepare
 from chatcore.errors import Unavailable
-from chatcore.model import Draft
-from chatcore.ports import Outcome
-from chatcore.testing import PATIENCE
+from chatcore.testing import PATIENCE, FaultyRepository, Refusal, failing
 from tests.support import CHAT_SERVE, PASSWORD, connected, fails_to_start, present, serving
 
 # What SQLAlchemy made of that page's tables.
@@ -286,15 +284,7 @@ async def test_an_old_database_is_read_in_any_state_and_nothing_of_it_changes(
 
 
 async def test_one_that_was_ended_half_way_is_finished_by_the_next(tmp_path: Path) -> None:
-    class Failing(SqliteRepository):
-        batches = 2
-
-        def append(self, drafts: Sequence[Draft]) -> Sequence[Outcome]:
-            if not self.batches:
-                raise Unavailable("The server's database did not answer; try again")
-            self.batches -= 1
-            return super().append(drafts)
-
+    unavailable = Refusal(Unavailable("The server's database did not answer; try again"))
     people = ["ada", "Ada", "bob", "stranger"]
     texts = [(people[n % 4], f"text {n}", NOON) for n in range(4 * BATCH)]
     accounts = [("ada", hashed("abc")), ("Ada", hashed("x")), ("bob", hashed("b"))]
@@ -302,11 +292,12 @@ async def test_one_that_was_ended_half_way_is_finished_by_the_next(tmp_path: Pat
     at_once, in_parts = tmp_path / "at_once.db", tmp_path / "in_parts.db"
     with (
         first_chatroom.read(old) as chatroom,
-        contextlib.closing(Failing(in_parts)) as repository,
+        contextlib.closing(SqliteRepository(in_parts)) as repository,
     ):
         prepare(repository)
+        faulty = FaultyRepository(repository, failing("append", unavailable, skip=2))
         with pytest.raises(Unavailable):
-            Import(chatroom, repository).run(lambda _: None)
+            Import(chatroom, faulty).run(lambda _: None)
     assert 0 < len(messages_of(in_parts)) < len(texts)
     await imported(old, in_parts)
     await imported(old, at_once)

@@ -4,56 +4,50 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytest
 
-from chatcore.errors import (
-    ChatError,
-    NotMember,
-    OutcomeUnknown,
-    StorageFull,
-    Unavailable,
-)
-from chatcore.events import Message, Stored
+from chatcore.errors import ChatError, StorageFull, Unavailable
+from chatcore.events import Stored
 from chatcore.journal import Journal
 from chatcore.model import Draft, Room, User, utcnow
 from chatcore.ports import Outcome
 from chatcore.repository.memory import MemoryRepository
-from chatcore.testing import eventually
+from chatcore.testing import (
+    Call,
+    FaultyRepository,
+    Hold,
+    LostOutcome,
+    Refusal,
+    eventually,
+    failing,
+)
 
 LOBBY = Room("lobby")
 JOIN = {"username": "ada", "action": "join", "role": "member"}
 
 
-class Scripted(MemoryRepository):
-    """A repository that stops before a batch until it is let go, and fails on a script."""
+class Scripted(FaultyRepository):
+    """A repository that stops before a batch until it is let go, and then does as it is told."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.add_user(User("ada", "Ada"), None)
-        self.add_room(LOBBY)
         self.batches: list[int] = []
         self.gate = threading.Event()
         self.gate.set()
-        self.script: list[Callable[[Sequence[Draft]], Sequence[Outcome]]] = []
-        self.unreachable = 0
+        super().__init__(MemoryRepository(), self._note, failing("append", Hold(self.gate)))
+        self.add_user(User("ada", "Ada"), None)
+        self.add_room(LOBBY)
 
-    def append(self, drafts: Sequence[Draft]) -> Sequence[Outcome]:
-        self.batches.append(len(drafts))
-        self.gate.wait()
-        if self.script:
-            return self.script.pop(0)(drafts)
-        return super().append(drafts)
+    def _note(self, call: Call) -> None:
+        if call.method == "append":
+            self.batches.append(len(drafts_of(call)))
 
-    def stored(self, drafts: Sequence[Draft], outcomes: Sequence[Outcome]) -> Sequence[bool]:
-        if self.unreachable:
-            self.unreachable -= 1
-            raise Unavailable("no answer")
-        return super().stored(drafts, outcomes)
 
-    def really_append(self, drafts: Sequence[Draft]) -> Sequence[Outcome]:
-        return super().append(drafts)
+def drafts_of(call: Call) -> Sequence[Draft]:
+    drafts: Any = call.arguments[0]
+    return drafts  # type: ignore[no-any-return] # of an append
 
 
 class Desk:
@@ -165,13 +159,9 @@ async def test_close_commits_all_that_is_queued_and_then_refuses() -> None:
 
 async def test_a_failed_commit_fails_its_drafts_and_the_next_starts_clean() -> None:
     repository = Scripted()
-
-    def full(_: Sequence[Draft]) -> Sequence[Outcome]:
-        raise StorageFull("full")
-
     desk = Desk(repository)
     await desk.settled(1)
-    repository.script = [full]
+    repository.scripts.append(failing("append", Refusal(StorageFull("full")), times=1))
     desk.send("lost")
     await desk.settled(2)
     desk.send("kept")
@@ -184,20 +174,15 @@ async def test_a_failed_commit_fails_its_drafts_and_the_next_starts_clean() -> N
 async def test_a_commit_whose_outcome_is_unknown_is_looked_up(happened: bool) -> None:
     repository = Scripted()
 
-    def unknown(drafts: Sequence[Draft]) -> Sequence[Outcome]:
-        if happened:
-            outcomes = repository.really_append(drafts)
-        else:
-            events = [Message("lobby", 2, "ada", draft.timestamp, "?") for draft in drafts]
-            outcomes = [Stored(event, 1, 1) for event in events]
-        repository.unreachable = 2
-        raise OutcomeUnknown(outcomes, Unavailable("no answer to COMMIT"))
-
     desk = Desk(repository)
     await desk.settled(1)
-    repository.script = [unknown]
+    repository.scripts += [
+        failing("append", LostOutcome(committed=happened), times=1),
+        failing("stored", Refusal(Unavailable("no answer")), times=2),
+    ]
     desk.send("perhaps")
     await desk.settled(2)
+    assert repository.calls["stored"] == 3
     expected = ["answered 2", "published 2"] if happened else ["answered unavailable"]
     assert desk.said[2:] == expected
     desk.send("after")
@@ -211,14 +196,12 @@ async def test_where_the_log_cannot_be_asked_closing_does_not_wait_for_ever() ->
     desk = Desk(repository)
     await desk.settled(1)
 
-    def unknown(drafts: Sequence[Draft]) -> Sequence[Outcome]:
-        repository.unreachable = 1_000_000
-        outcomes = [NotMember("never mind")] * len(drafts)
-        raise OutcomeUnknown(outcomes, Unavailable("no answer to COMMIT"))
-
-    repository.script = [unknown]
+    repository.scripts += [
+        failing("append", LostOutcome(committed=False)),
+        failing("stored", Refusal(Unavailable("no answer"))),
+    ]
     desk.send("perhaps")
-    await eventually(lambda: repository.unreachable)
+    await eventually(lambda: repository.calls["stored"])
     await desk.journal.close()
     assert desk.said[2:] == ["answered unavailable"]
 
@@ -230,12 +213,12 @@ async def test_a_value_that_cannot_be_stored_costs_its_own_draft_and_no_other(
     desk = Desk(repository)
     await desk.settled(1)
 
-    def encode(drafts: Sequence[Draft]) -> Sequence[Outcome]:
-        for draft in drafts:
-            str(draft.body["content"]).encode()
-        return repository.really_append(drafts)
+    def encode(call: Call) -> None:
+        if call.method == "append":
+            for draft in drafts_of(call):
+                str(draft.body["content"]).encode()
 
-    repository.script = [encode] * 5
+    repository.scripts.append(encode)
     repository.gate.clear()
     desk.send("first")
     await eventually(lambda: len(repository.batches) == 2)
@@ -259,10 +242,7 @@ async def test_a_writer_that_dies_answers_everyone_and_says_of_what(
     desk = Desk(repository)
     await desk.settled(1)
 
-    def defect(_: Sequence[Draft]) -> Sequence[Outcome]:
-        raise ZeroDivisionError("a defect")
-
-    repository.script = [defect]
+    repository.scripts.append(failing("append", Refusal(ZeroDivisionError("a defect"))))
     repository.gate.clear()
     desk.send("in the batch")
     await eventually(lambda: len(repository.batches) == 2)

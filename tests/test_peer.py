@@ -14,9 +14,10 @@ from chatcore import peer as peer_module
 from chatcore.errors import NotMember, RateLimited, SchemaError, Unavailable
 from chatcore.events import Event, Lost, Member, MembershipChanged, Message, Notice, Presence, Reset
 from chatcore.follower import EVENTS_HELD, EVENTS_MOST
-from chatcore.model import Limits, Membership, Rate
+from chatcore.model import Limits, Rate
 from chatcore.peer import Peer, connect
 from chatcore.portal import portal
+from chatcore.testing import FaultyRepository, Refusal, failing
 
 PASSWORD = "correct horse"
 NO_RATES = Limits(messages=None)
@@ -188,30 +189,20 @@ async def test_a_room_that_cannot_be_joined_again_now_is_joined_soon(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(peer_module, "RETRY_SECONDS", 0.01)
-    failures = 2
-
-    class Failing(MemoryRepository):
-        def membership(
-            self, room: str, username: str, upto: int | None = None
-        ) -> Membership | None:
-            nonlocal failures
-            if armed and failures:
-                failures -= 1
-                raise Unavailable("The server's database did not answer; try again")
-            return super().membership(room, username, upto)
-
-    armed = False
-    async with Chat(Failing(), limits=NO_RATES, bcrypt_cost=4) as chat:
+    unavailable = Refusal(Unavailable("The server's database did not answer; try again"))
+    repository = FaultyRepository(MemoryRepository())
+    async with Chat(repository, limits=NO_RATES, bcrypt_cost=4) as chat:
         ada = await chat.register("ada", PASSWORD)
         async with connect(chat, ada) as peer:
             await peer.join("lobby")
             count = EVENTS_MOST + 100
             for number in range(count):
                 await peer.send("lobby", str(number))
-            armed = True
+            before = repository.calls["membership"]
+            repository.scripts.append(failing("membership", unavailable, times=2))
             taken = [(await next_message(peer)).content for _ in range(count)]
             assert taken == [str(n) for n in range(count)]
-    assert failures == 0
+    assert repository.calls["membership"] > before + 2
 
 
 async def test_the_end_is_told_to_all_who_wait(chat: Chat) -> None:

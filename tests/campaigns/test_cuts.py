@@ -9,24 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
+import itertools
 import random
 import signal
 import socket
-import sqlite3
 import time
-from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeAlias
 
 import pytest
 from attrs import define, field
 
 from chat_transports.client import Backoff, Client, connect
-from chatcore.events import Lost, Member, Message, Reset, Resumed
-from tests.cutter import Cutter, random_cuts, whole
-from tests.support import PASSWORD, connected, start_server, stop
+from chatcore.events import Lost, Reset, Resumed
+from chatcore.testing import Proxy, Record, Recorded, in_turn, random_cuts, read_logs
+from tests.support import PASSWORD, check_database, connected, start_server, stop
 
 PEOPLE = 6
 ROOMS = ("lobby", "tea")
@@ -38,42 +35,38 @@ CUTS_TO_RESTART = 50
 MOST_BYTES = 60_000
 PATIENCE = 60.0
 
-Line: TypeAlias = tuple[int, str, str]
-"""An event as seq, who, what: enough to tell any two apart."""
-
 
 @define
 class Person:
-    """One user: what they sent, what was acknowledged as which seq, what the iteration gave."""
+    """One user, and what they sent and heard."""
 
-    name: str
-    sent: dict[str, list[str]] = field(factory=lambda: defaultdict(list))
-    acknowledged: dict[tuple[str, str], int] = field(factory=dict)
+    record: Record
     told: dict[str, int] = field(factory=dict)
     """The highest seq of each room that was acknowledged."""
-    joined: dict[str, int] = field(factory=dict)
-    """The head that each room's join told."""
-    heard: dict[str, list[Line]] = field(factory=lambda: defaultdict(list))
     missed: int = 0
+    _numbers: Iterator[int] = field(factory=itertools.count)
 
     async def live(
         self, url: str, people: list[Person], quiet: asyncio.Event, over: asyncio.Event
     ) -> None:
         """Talk in each room until `quiet`, and listen until `over`."""
         async with (
-            connect(url, username=self.name, password=PASSWORD, backoff=Backoff(0.05, 0.5)) as chat,
+            connect(
+                url, username=self.record.who, password=PASSWORD, backoff=Backoff(0.05, 0.5)
+            ) as client,
             asyncio.TaskGroup() as tasks,
         ):
-            listening = tasks.create_task(self._listen(chat))
+            chat = Recorded(client, self.record)
+            listening = tasks.create_task(self._listen(chat, client))
             for room in ROOMS:
-                self.joined[room] = (await chat.join(room, history=0)).head
+                await chat.join(room, history=0)
             for room in ROOMS:
                 tasks.create_task(self._talk(chat, room, people, quiet))
             await over.wait()
             listening.cancel()
 
     async def _talk(
-        self, chat: Client, room: str, people: list[Person], quiet: asyncio.Event
+        self, chat: Recorded, room: str, people: list[Person], quiet: asyncio.Event
     ) -> None:
         """Send as fast as answers come and all can follow; return when all answers have come."""
         sending: set[asyncio.Task[None]] = set()
@@ -82,37 +75,30 @@ class Person:
             while not quiet.is_set() and behind(room, people) > MOST_BEHIND:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             while len(sending) < AHEAD:
-                text = f"{self.name} {len(self.sent[room])}"
-                self.sent[room].append(text)
+                text = f"{self.record.who} {next(self._numbers)}"
                 sending.add(asyncio.create_task(self._send(chat, room, text)))
             done, sending = await asyncio.wait(sending, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         await asyncio.gather(*sending)
 
-    async def _send(self, chat: Client, room: str, text: str) -> None:
+    async def _send(self, chat: Recorded, room: str, text: str) -> None:
         seq = (await chat.send(room, text)).seq
-        self.acknowledged[room, text] = seq
         self.told[room] = max(seq, self.told.get(room, 0))
 
-    async def _listen(self, chat: Client) -> None:
+    async def _listen(self, chat: Recorded, client: Client) -> None:
         async for event in chat:
             match event:
-                case Message():
-                    self.heard[event.room].append((event.seq, event.sender, event.content))
-                case Member():
-                    line = event.seq, event.sender, f"{event.action} {event.username}"
-                    self.heard[event.room].append(line)
                 case Resumed():
                     self.missed += event.missed
                 case Reset() | Lost():
-                    raise AssertionError(f"{self.name} was told {event!r:.200}")
-        raise AssertionError(f"{self.name} was turned away: {chat.error}")
+                    raise AssertionError(f"{self.record.who} was told {event!r:.200}")
+        raise AssertionError(f"{self.record.who} was turned away: {client.error}")
 
     def last(self, room: str) -> int:
         """The last seq that the iteration gave."""
-        heard = self.heard[room]
-        return heard[-1][0] if heard else self.joined.get(room, 0)
+        reading = self.record.reading(room)
+        return reading.due - 1 if reading and reading.due else 0
 
     def has_heard(self, heads: dict[str, int]) -> bool:
         return all(self.last(room) == head for room, head in heads.items())
@@ -131,18 +117,19 @@ async def test_each_event_and_each_send_is_there_once_whatever_is_cut(
     database, started = tmp_path / "chat.db", time.monotonic()
     ports = {"ws": free_port(), "tcp": free_port()}
     options = ("--limits", "none", "--port", str(ports["ws"]), "--tcp-port", str(ports["tcp"]))
-    people = [Person(f"user{number}") for number in range(PEOPLE)]
+    people = [Person(Record(f"user{number}")) for number in range(PEOPLE)]
+    records = [person.record for person in people]
     server = await start_server(database, *options)
     for person in people:
         async with connected(server.urls["tcp"]) as peer:
-            await peer.do("register", username=person.name, password=PASSWORD)
+            await peer.do("register", username=person.record.who, password=PASSWORD)
             await peer.do("create", room="tea")  # the first one does
     quiet, over = asyncio.Event(), asyncio.Event()
     restarts = 0
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(lambda: stop(server))
-        cutters = {door: await stack.enter_async_context(Cutter(ports[door])) for door in ports}
-        urls = [f"{door}://127.0.0.1:{cutter.port}" for door, cutter in cutters.items()]
+        proxies = {door: await stack.enter_async_context(Proxy(ports[door])) for door in ports}
+        urls = [f"{door}://127.0.0.1:{proxy.port}" for door, proxy in proxies.items()]
         living = asyncio.gather(
             *(
                 person.live(urls[number % len(urls)], people, quiet, over)
@@ -158,16 +145,16 @@ async def test_each_event_and_each_send_is_there_once_whatever_is_cut(
                     await asyncio.sleep(0.005)
 
         def made() -> int:
-            return sum(len(cutter.cuts) for cutter in cutters.values())
+            return sum(proxy.cuts for proxy in proxies.values())
 
         async def until_cut(goal: int) -> None:
             await until(lambda: made() >= goal)
 
         # Whoever connects for the first time is told of a failure; from then on nobody is.
-        await until(lambda: all(person.acknowledged for person in people))
-        for door, cutter in cutters.items():
-            cutter.script = random_cuts(random.Random(f"{seed} {door}"), MOST_BYTES)
-            cutter.cut_now()
+        await until(lambda: all(person.told for person in people))
+        for door, proxy in proxies.items():
+            proxy.script = random_cuts(random.Random(f"{seed} {door}"), MOST_BYTES)
+            proxy.cut_now()
         every = min(CUTS_TO_RESTART, cuts // 2)
         while made() < cuts:
             goal = min(cuts, every * (restarts + 1))
@@ -178,56 +165,26 @@ async def test_each_event_and_each_send_is_there_once_whatever_is_cut(
             server = await start_server(database, *options)
             restarts += 1
 
-        for cutter in cutters.values():
-            cutter.script = whole
-            cutter.cut_now()
+        for proxy in proxies.values():
+            proxy.script = in_turn()
+            proxy.cut_now()
         quiet.set()
-        await until(
-            lambda: all(len(p.acknowledged) == sum(map(len, p.sent.values())) for p in people)
-        )
-        heads = {room: len(log) for room, log in stored(database).items()}
+        await until(lambda: all(each.acknowledged == len(each.sends) for each in records))
+        heads = {room: log.head for room, log in read_logs(database, ROOMS).items()}
         await until(lambda: all(person.has_heard(heads) for person in people))
         over.set()
         await living
     assert not any("Traceback" in line for line in server.log)
-    check(stored(database), people)
+    check_database(database, ROOMS, records, caught_up=True)
+    readings = [reading for each in records for room in ROOMS for reading in each.readings[room]]
+    assert len(readings) == len(records) * len(ROOMS), "and none of them had to begin anew"
     figures(
         f"{made()} cuts, {restarts} restarts, "
-        f"{sum(len(person.acknowledged) for person in people)} sends, "
-        f"{sum(len(log) for person in people for log in person.heard.values())} events, "
+        f"{sum(record.acknowledged for record in records)} sends, "
+        f"{sum(len(reading.seen) for reading in readings)} events, "
         f"{sum(person.missed for person in people)} of them missed and made good, "
-        f"{time.monotonic() - started:.1f} s"
+        f"{time.monotonic() - started:.1f} s; 0 violations"
     )
-
-
-def check(logs: dict[str, list[Line]], people: list[Person]) -> None:
-    """Heard = stored from the join on; acknowledged = sent, each stored once, in its order."""
-    for room, log in logs.items():
-        assert [seq for seq, _, _ in log] == [*range(1, len(log) + 1)], "dense"
-        for person in people:
-            assert person.heard[room] == log[person.joined[room] :], "each event, once, in order"
-            mine = [
-                (text, seq)
-                for seq, sender, text in log
-                if (sender, text[:4]) == (person.name, "user")
-            ]
-            assert [(text, person.acknowledged[room, text]) for text in person.sent[room]] == mine
-
-
-def stored(database: Path) -> dict[str, list[Line]]:
-    """Return what the database holds of each room."""
-    with contextlib.closing(sqlite3.connect(database)) as db:
-        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        rows = db.execute(
-            "SELECT rooms.name, seq, username, events.kind, body FROM events"
-            " JOIN rooms ON rooms.id = room_id JOIN users ON users.id = sender_id ORDER BY seq"
-        ).fetchall()
-    logs: dict[str, list[Line]] = {room: [] for room in ROOMS}
-    for room, seq, sender, kind, text in rows:
-        body = json.loads(text)
-        what = body["content"] if kind == "message" else f"{body['action']} {body['username']}"
-        logs[room].append((seq, sender, what))
-    return logs
 
 
 def free_port() -> int:

@@ -1,25 +1,16 @@
-"""A kit for tests: contract checks for every port, a clock, and peers without a network.
-
-What implements a port runs its check:
-
-    def test_it_is_a_repository(tmp_path):
-        check_repository(lambda: MyRepository(tmp_path))
-"""
+"""Contract checks: what any implementation of a port must do."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 import orjson
 
-from chatcore.chat import Chat
-from chatcore.connection import serve
 from chatcore.errors import (
     ChatError,
     Conflict,
@@ -31,133 +22,9 @@ from chatcore.errors import (
     TxnConflict,
 )
 from chatcore.events import Duplicate, Durable, Member, Message, Stored
-from chatcore.model import MAX_FRAME, Credentials, Draft, Limits, Room, User
-from chatcore.peer import MemoryLink
+from chatcore.model import MAX_FRAME, Draft, Limits, Room, User
 from chatcore.ports import Bus, Link, Outcome, Repository
-
-__all__ = [
-    "FakeClock",
-    "LinkPeer",
-    "MemoryLink",
-    "Transcript",
-    "check_bus",
-    "check_link",
-    "check_repository",
-    "connect",
-    "eventually",
-]
-
-PATIENCE = 10.0
-"""Seconds after which something awaited will not come any more."""
-
-
-class FakeClock:
-    """A Clock that stands still until it is told to go."""
-
-    def __init__(self, now: datetime = datetime(2026, 1, 1, tzinfo=UTC)) -> None:
-        self.now = now
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        self.now += timedelta(seconds=seconds)
-
-
-async def eventually(condition: Callable[[], object], patience: float = PATIENCE) -> None:
-    """Return once `condition()` is true.  Raises TimeoutError after `patience` seconds."""
-    async with asyncio.timeout(patience):
-        while not condition():  # noqa: ASYNC110 - any condition, not one that sets an event
-            await asyncio.sleep(0.002)
-
-
-# Peers without a network.
-
-
-class Transcript:
-    """A client for tests that read as a conversation.
-
-    `do` sends a command and returns its answer; events that come meanwhile wait in
-    `events`, in order.
-    """
-
-    def __init__(self, send: Callable[[bytes], object], receive: Callable[[], Any]) -> None:
-        self._send = send
-        self._receive = receive
-        self._id = 0
-        self.hello: dict[str, Any] = {}
-        self.bye: dict[str, Any] | None = None
-        self.events: deque[dict[str, Any]] = deque()
-        self.answers: dict[object, dict[str, Any]] = {}
-
-    async def do(self, cmd: str, **fields: object) -> dict[str, Any]:
-        """Send a command and return its reply or error."""
-        return await self.answer(await self.start(cmd, **fields))
-
-    async def start(self, cmd: str, **fields: object) -> int:
-        """Send a command and return its id, to ask `answer` for."""
-        self._id += 1
-        await self.raw(orjson.dumps({"cmd": cmd, "id": self._id, **fields}))
-        return self._id
-
-    async def raw(self, frame: bytes) -> None:
-        """Send any bytes as a frame."""
-        sent = self._send(frame)
-        if asyncio.iscoroutine(sent):
-            await sent
-
-    async def answer(self, id: object) -> dict[str, Any]:
-        while id not in self.answers:
-            await self._read()
-        return self.answers.pop(id)
-
-    async def event(self, *words: str) -> dict[str, Any]:
-        """Return the next event, or the next that is one of `words`, skipping others."""
-        while True:
-            while not self.events:
-                await self._read()
-            event = self.events.popleft()
-            if not words or event["event"] in words:
-                return event
-
-    async def messages(self, count: int) -> list[str]:
-        """Return the texts of the next `count` messages."""
-        return [(await self.event("message"))["content"] for _ in range(count)]
-
-    async def goodbye(self) -> dict[str, Any]:
-        """Read until the server says bye."""
-        while self.bye is None:
-            await self._read()
-        return self.bye
-
-    async def _read(self) -> None:
-        async with asyncio.timeout(PATIENCE):
-            frame = orjson.loads(await self._receive())
-        if "event" in frame:
-            self.events.append(frame)
-        elif "hello" in frame:
-            self.hello = frame["hello"]
-        elif "bye" in frame:
-            self.bye = frame["bye"]
-        else:
-            self.answers[frame.get("id")] = frame
-
-
-@contextlib.asynccontextmanager
-async def connect(
-    chat: Chat, credentials: Credentials | None = None, *, window: int = 65_536
-) -> AsyncIterator[tuple[Transcript, MemoryLink]]:
-    """Serve a peer in this process; it hangs up at the end."""
-    link = MemoryLink(chat.wire, window)
-    task = asyncio.create_task(serve(chat, link, credentials))
-    try:
-        yield Transcript(link.send, link.next), link
-    finally:
-        link.hang_up()
-        await task
-
-
-# Contracts.
+from chatcore.testing.clock import PATIENCE, eventually
 
 
 class LinkPeer(Protocol):

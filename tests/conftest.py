@@ -28,6 +28,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="how many connections a campaign cuts (30; the figures in the docs need 500)",
     )
     parser.addoption(
+        "--sends",
+        type=int,
+        default=300,
+        help="how many sends lose acknowledgements (300; the figures in the docs need 10000)",
+    )
+    parser.addoption(
+        "--storm",
+        type=int,
+        default=100,
+        help="how many clients come back at once (100; the figures in the docs need 2000)",
+    )
+    parser.addoption(
         "--seed", type=int, help="what a campaign's chances are drawn from; it is printed"
     )
     parser.addoption(
@@ -47,6 +59,16 @@ def cycles(request: pytest.FixtureRequest) -> int:
 @pytest.fixture
 def cuts(request: pytest.FixtureRequest) -> int:
     return int(request.config.getoption("--cuts"))
+
+
+@pytest.fixture
+def sends(request: pytest.FixtureRequest) -> int:
+    return int(request.config.getoption("--sends"))
+
+
+@pytest.fixture
+def storm(request: pytest.FixtureRequest) -> int:
+    return int(request.config.getoption("--storm"))
 
 
 @pytest.fixture

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import random
 import signal
+import socket
 import sqlite3
 import sys
 import tracemalloc
@@ -248,3 +250,12 @@ def check_database(
     logs = read_logs(database, rooms)
     assert all(log.events for log in logs.values())
     assert check_history(records, logs, caught_up=caught_up) == []
+
+
+def free_port() -> int:
+    """Return a port that no connection out of this machine gets while a server is away."""
+    while True:
+        port = random.randint(10_000, 30_000)
+        with contextlib.suppress(OSError), socket.socket() as free:
+            free.bind(("127.0.0.1", port))
+            return port

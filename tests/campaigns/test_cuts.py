@@ -12,7 +12,6 @@ import contextlib
 import itertools
 import random
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +22,7 @@ from attrs import define, field
 from chat_transports.client import Backoff, Client, connect
 from chatcore.events import Lost, Reset, Resumed
 from chatcore.testing import Proxy, Record, Recorded, in_turn, random_cuts, read_logs
-from tests.support import PASSWORD, check_database, connected, start_server, stop
+from tests.support import PASSWORD, check_database, connected, free_port, start_server, stop
 
 PEOPLE = 6
 ROOMS = ("lobby", "tea")
@@ -185,12 +184,3 @@ async def test_each_event_and_each_send_is_there_once_whatever_is_cut(
         f"{sum(person.missed for person in people)} of them missed and made good, "
         f"{time.monotonic() - started:.1f} s; 0 violations"
     )
-
-
-def free_port() -> int:
-    """Return a port that no connection out of this machine gets while a server is away."""
-    while True:
-        port = random.randint(10_000, 30_000)
-        with contextlib.suppress(OSError), socket.socket() as free:
-            free.bind(("127.0.0.1", port))
-            return port

@@ -14,7 +14,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qs
@@ -307,18 +307,27 @@ class _Door:
                 return
             scope = _with_length(scope, len(body))
             tamed = _once({"type": "http.request", "body": body, "more_body": False}, receive)
+        passing = self._pass(scope, tamed, first, receive, send)
+        if scope["type"] == "websocket":
+            await passing
+        else:
+            await self._answer(scope, passing, receive)
+
+    async def _pass(
+        self, scope: Scope, tamed: Receive, first: Message, receive: Receive, send: Send
+    ) -> None:
         # From here to the library's own look at the session nothing else runs.
         refusal = self._refusal(scope)
         if refusal is not None:
             await _refuse(scope, _once(first, receive), send, *refusal)
-        elif scope["type"] == "websocket":
-            await self._library.handle_request(scope, tamed, send)
         else:
-            await self._answer(scope, tamed, receive, send)
+            await self._library.handle_request(scope, tamed, send)
 
-    async def _answer(self, scope: Scope, tamed: Receive, receive: Receive, send: Send) -> None:
-        """Have the library answer a poll, and take a peer that hangs up on it for gone."""
-        answering = asyncio.ensure_future(self._library.handle_request(scope, tamed, send))
+    async def _answer(
+        self, scope: Scope, passing: Coroutine[Any, Any, None], receive: Receive
+    ) -> None:
+        """Have a poll answered, and take a peer that hangs up on it for gone."""
+        answering = asyncio.ensure_future(passing)
         listening = asyncio.ensure_future(receive())
         try:
             await asyncio.wait([answering, listening], return_when="FIRST_COMPLETED")

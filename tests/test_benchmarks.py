@@ -44,3 +44,24 @@ def test_journal_prints_its_table_and_writes_it_as_json(tmp_path: Path) -> None:
     for goal in report["goals"]:
         assert set(goal) == {"goal", "at_least", "measured", "met"}
     assert not list(tmp_path.glob("tmp*")), "the databases are left behind"
+
+
+def test_stalled_prints_its_rounds_and_writes_them_as_json(tmp_path: Path) -> None:
+    file = tmp_path / "stalled.json"
+    ran = subprocess.run(
+        [sys.executable, "-m", "benchmarks.stalled", "--quick", "--dir", tmp_path, "--json", file],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    head, *lines = ran.stdout.splitlines()
+    assert head.split()[:2] == ["p50", "ms"]
+    assert [line.split("  ")[0] for line in lines[:2]] == ["1 all read", "1 4 stalled"]
+    report = json.loads(file.read_text())
+    assert [[*figures] for figures in report["rounds"]] == [["all read", "4 stalled"]]
+    for figures in report["rounds"][0].values():
+        assert set(figures) == {"p50_ms", "p99_ms", "cpu_us_per_delivery", "growth"}
+        assert 0 < figures["p50_ms"] <= figures["p99_ms"]
+    assert [set(goal) for goal in report["goals"]] == [{"goal", "at_most", "measured"}] * 2

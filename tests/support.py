@@ -76,12 +76,17 @@ async def start_server(
     *options: str,
     transports: Sequence[str] = ("ws", "tcp"),
     script: str | None = None,
+    under: Sequence[str] = (),
 ) -> ServerProcess:
-    """Start chat-serve, or a script that ends in it, and wait until it listens."""
+    """Start chat-serve, or a script that ends in it, and wait until it listens.
+
+    `under` is a command that starts another, as strace does.
+    """
     if isinstance(database, Path):
         database = f"sqlite:///{database}"
     doors = [part for transport in transports for part in ("--transport", transport)]
     process = await asyncio.create_subprocess_exec(
+        *under,
         *([sys.executable, "-c", script] if script else CHAT_SERVE),
         *doors,
         *("--port", "0", "--tcp-port", "0", "--bcrypt-cost", "4", "--database", database),
@@ -109,8 +114,11 @@ async def serving(
     *options: str,
     transports: Sequence[str] = ("ws", "tcp"),
     script: str | None = None,
+    under: Sequence[str] = (),
 ) -> AsyncIterator[ServerProcess]:
-    server = await start_server(database, *options, transports=transports, script=script)
+    server = await start_server(
+        database, *options, transports=transports, script=script, under=under
+    )
     try:
         yield server
     finally:

@@ -31,7 +31,7 @@ from chatcore.codec import COMMANDS, JsonLines
 from chatcore.commands import Command, Since
 from chatcore.errors import ChatError
 from chatcore.events import DURABLE, Bye, Close, Event, Member, MembershipChanged, Message, Presence
-from chatcore.model import Limits, Rate, Room, User
+from chatcore.model import Limits, Rate, Room
 from chatcore.repository.memory import MemoryRepository
 from chatcore.repository.sql import SqliteRepository
 from chatcore.testing import FakeClock, MemoryLink, Transcript, connect
@@ -448,18 +448,18 @@ def as_typed(value: object) -> str:
 
 def test_the_sql_of_the_servers_page_runs(tmp_path: Path) -> None:
     path = tmp_path / "chat.db"
+    shown = []
     with contextlib.closing(SqliteRepository(path)) as repository:
         repository.open()
-        repository.add_room(ROOMS[0])
-        repository.add_user(User("ada", "Ada"), "hash of ada")
-        before = repository.room("lobby")
-        assert before is not None
         with contextlib.closing(sqlite3.connect(path)) as db:
             for block in blocks(SERVER, "sql"):
-                db.executescript(block.text)
-        after = repository.room("lobby")
-        assert after is not None
-        assert before.epoch != after.epoch, "one of them renews the epochs"
+                for statement in block.text.strip().splitlines():
+                    columns = db.execute(statement).description
+                    shown.append([name for name, *_ in columns])
+    assert shown == [
+        ["id", "username", "password_hash"],
+        ["id", "username", "content", "timestamp", "room"],
+    ]
 
 
 # The modules.

@@ -6,10 +6,12 @@ import contextlib
 import logging
 import math
 import os
+import signal
 import ssl
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal, NoReturn, TypeAlias
 
 import click
 
@@ -21,6 +23,8 @@ from chatcore.chat import prepare
 from chatcore.errors import ChatError, OutcomeUnknown, SchemaError
 from chatcore.model import Limits
 from chatcore.ports import Repository
+
+Check: TypeAlias = Literal["auto", "always", "never"]
 
 LEVELS = ("critical", "error", "warning", "info", "debug")
 
@@ -114,6 +118,14 @@ LEVELS = ("critical", "error", "warning", "info", "debug")
     is_flag=True,
     help="Let old Socket.IO clients join by a name that has just logged in from their address.",
 )
+@click.option(
+    "--check",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    show_default=True,
+    help="Read the whole database at the start, to see that nothing of it is damaged;"
+    " auto does so where it is not as a server left it.",
+)
 @click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True)
 @click.version_option(chatcore.__version__, prog_name="chat-serve")
 @click.pass_context
@@ -132,6 +144,7 @@ def main(
     token_days: float,
     bcrypt_cost: int,
     legacy_join: bool,
+    check: Check,
     log_level: str,
 ) -> None:
     """Serve a chat until Ctrl+C or SIGTERM, which let everyone finish first.
@@ -160,7 +173,7 @@ def main(
         host=host,
         port=port,
         tcp_port=tcp_port,
-        repository=_repository(database),
+        repository=_repository(database, check),
         database=database,
         tls=_tls(certfile, keyfile),
         allow_origins=allow_origins,
@@ -176,13 +189,16 @@ def main(
         raise click.ClickException(str(error)) from error
 
 
-@main.command("import")
-@click.argument("old", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option(
+_database_option = click.option(
     "--database",
     metavar="TEXT",
-    help="Where to, as chat-serve has it.  [default: sqlite:///chatcore.db]",
+    help="Which one, as chat-serve has it.  [default: sqlite:///chatcore.db]",
 )
+
+
+@main.command("import")
+@click.argument("old", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@_database_option
 @click.pass_obj
 def import_(serving_from: str, old: Path, database: str | None) -> None:
     """Bring the users and messages of OLD, the first chatroom's database, into the lobby.
@@ -190,10 +206,7 @@ def import_(serving_from: str, old: Path, database: str | None) -> None:
     Passwords go on working.  OLD stays as it is.  Each message comes once, so the import
     may be run again, and then brings what is new; stop the server for it.
     """
-    database = database or serving_from
-    repository = _repository(database)
-    if isinstance(repository, chatcore.MemoryRepository):
-        raise click.BadParameter("memory: keeps nothing", param_hint="--database")
+    repository = _kept(database or serving_from)
     try:
         with first_chatroom.read(old) as chatroom, contextlib.closing(repository):
             prepare(repository)
@@ -213,7 +226,75 @@ def import_(serving_from: str, old: Path, database: str | None) -> None:
         click.echo(line)
 
 
-def _repository(database: str) -> Repository:
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@_database_option
+@click.pass_obj
+def backup(serving_from: str, file: Path, database: str | None) -> None:
+    """Copy the database into FILE, a new one, while a server goes on with it.
+
+    FILE is one moment's state, checked, for its owner alone to read, and there only once all
+    of it is on the disk.  To restore it, stop the server, move the database and its -wal and
+    -shm files away, put FILE in its place, and start the server: clients that had seen more
+    are told so.
+    """
+    repository = _kept(database or serving_from)
+    signal.signal(signal.SIGTERM, _exit)  # which leaves nothing behind, as Ctrl+C does
+    try:
+        with click.progressbar(
+            length=1, label="Copying", file=sys.stderr, hidden=not sys.stderr.isatty()
+        ) as bar:
+
+            def progress(done: int, pages: int) -> None:
+                bar.length = pages
+                bar.update(done - bar.pos)
+
+            copied = repository.backup(file, progress)
+    except SchemaError as error:
+        raise click.ClickException(str(error)) from error
+    except FileExistsError as error:
+        raise click.ClickException(
+            f"{file} is there already; name another file, or move that one away"
+        ) from error
+    except OSError as error:
+        raise click.ClickException(
+            f"Cannot write {file}: {error.strerror}. Nothing is left of it"
+        ) from error
+    click.echo(f"{file}: {copied.rooms} rooms, {copied.messages} messages, {copied.bytes} bytes.")
+
+
+@main.command()
+@_database_option
+@click.pass_obj
+def restored(serving_from: str, database: str | None) -> None:
+    """Tell clients to read afresh, after an older database was put in place by other means.
+
+    Such as a plain copy of the file, or a snapshot of the disk; what chat-serve backup made
+    does not need it.  Run it before the server is started: clients may have seen messages
+    that this database does not have, and whose numbers it will give out again.  It checks
+    the database too.  Once too often does no harm.
+    """
+    repository = _kept(database or serving_from, check="always")
+    try:
+        rooms = repository.renew_epochs()
+    except (SchemaError, ChatError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"{rooms} rooms have a new epoch: clients that come back read them afresh.")
+
+
+def _exit(number: int, _: object) -> NoReturn:
+    sys.exit(128 + number)
+
+
+def _kept(database: str, check: Check = "auto") -> chatcore.SqliteRepository:
+    """Return the repository that a command works on, which no memory can be."""
+    repository = _repository(database, check)
+    if not isinstance(repository, chatcore.SqliteRepository):
+        raise click.BadParameter("memory: keeps nothing", param_hint="--database")
+    return repository
+
+
+def _repository(database: str, check: Check = "auto") -> Repository:
     if database in ("memory:", ":memory:", "sqlite:///:memory:"):
         return chatcore.MemoryRepository()
     scheme, separator, path = database.partition("://")
@@ -223,7 +304,7 @@ def _repository(database: str) -> Repository:
         raise click.BadParameter(
             f"{database!r} is not one of sqlite:///path and memory:", param_hint="--database"
         )
-    return chatcore.SqliteRepository(path.removeprefix("/"))
+    return chatcore.SqliteRepository(path.removeprefix("/"), check=check)
 
 
 def _tls(certfile: Path | None, keyfile: Path | None) -> ssl.SSLContext | None:

@@ -14,8 +14,10 @@ from chatcore.repository.sql.schema import metadata
 VERSION_TABLE = "chatcore_version"
 """Our own, for a host may keep its alembic's beside it."""
 
-NEWEST = "0001"
+VERSIONS = ("0001",)
+"""Every schema there has been, the oldest first."""
 
+NEWEST = VERSIONS[-1]
 
 OURS = frozenset(metadata.tables) | {"messages"}
 FIRST_CHATROOM = (
@@ -44,7 +46,11 @@ def check(connection: sa.Connection, where: str) -> str | None:
             )
         return None
     version = connection.scalar(sa.text(f"SELECT version_num FROM {VERSION_TABLE}"))
-    if version is not None and version > NEWEST:
+    if version is None:
+        return None  # which had one
+    if version not in VERSIONS and str(version) <= NEWEST:
+        raise SchemaError(f"The database {where} is of no version of chatcore that there was")
+    if version not in VERSIONS:
         raise SchemaError(
             f"The database {where} was written by a newer version of chatcore"
             f" (schema {version}, this version knows {NEWEST}); upgrade chatcore"

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.pool import NullPool, QueuePool
 
 from chatcore.errors import ChatError, SchemaError, StorageFull, Unavailable
-from chatcore.repository.sql.migrate import check, migrate
+from chatcore.repository.sql.backup import NEW_EPOCHS, Backup, write
+from chatcore.repository.sql.integrity import damage, damaged, is_damage, one_line
+from chatcore.repository.sql.migrate import NEWEST, check, migrate
 from chatcore.repository.sql.repository import SqlRepository
 
 READERS = 2
+_CLOSED = "closed: "
+
+logger = logging.getLogger("chatcore.repository")
 
 
 class SqliteRepository(SqlRepository):
@@ -26,11 +32,28 @@ class SqliteRepository(SqlRepository):
     The file is created when it is opened, with two beside it while in use (`-wal`,
     `-shm`).  Keep it on a local disk.  Other processes may read it, and append
     through a SqliteRepository of their own; a write waits `busy_seconds` for theirs.
+
+    Where it is claimed, opening it checks it, and raises SchemaError where it is damaged.
+    Both ends of every room's log are looked at each time.  With `auto` so is the whole
+    file, unless the last who claimed it closed it, and it is as they left it; `always`
+    and `never` are what they say, `never` for the ends too.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, busy_seconds: float = 5.0) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        busy_seconds: float = 5.0,
+        check: Literal["auto", "always", "never"] = "auto",
+    ) -> None:
         self._path = Path(path)
+        self._beside = self._path.with_name(self._path.name + "-wal")
+        self._checks = check
         self._lock: IO[str] | None = None
+        self._left = ""
+        """The state in which the last who claimed it closed it, where they did."""
+        self._sound = False
+        """Whether it was found so, and nothing has spoken against it since."""
         self._file: tuple[int, int] | None = None
         """Which file was opened, for its name may come to mean another, or none."""
         self._data_version: tuple[int, int] | None = None
@@ -38,11 +61,14 @@ class SqliteRepository(SqlRepository):
         # and then finds the lock taken could not wait for it, only fail.
         self._writer = _engine(self._path, busy_seconds, "BEGIN IMMEDIATE", 1)
         self._reader = _engine(self._path, busy_seconds, "BEGIN", READERS)
+        self._visitor = sa.create_engine("sqlite://", creator=self._visit, poolclass=NullPool)
         super().__init__(self)
 
     def open(self) -> None:
         with self._opening():
             self._check()
+            if self._lock is not None and self._checks != "never":
+                self._check_integrity()
             with self.writing() as connection:
                 migrate(connection, str(self._path))
                 connection.commit()
@@ -53,18 +79,66 @@ class SqliteRepository(SqlRepository):
         try:
             yield
         except Unavailable as error:
+            cause = error.__cause__
+            if isinstance(cause, sa.exc.DBAPIError) and is_damage(cause.orig):
+                raise damaged(self._path, cause.orig) from error
             raise SchemaError(f"Cannot open the database {self._path}: {_cause(error)}") from error
+        except UnicodeDecodeError as error:  # of what SQLite wanted to say
+            raise damaged(self._path, "its schema is no text") from error
 
-    def _check(self) -> None:
-        """See whose file it is, before anything is written to it or beside it."""
-        options = {"mode": "ro"} if self._path.is_file() else {}
-        if options and writes_ahead(self._path) and not any(map(Path.exists, beside(self._path))):
-            # All is in the one file, and nobody has it open; without the word for that,
-            # SQLite would leave the other two beside it.
-            options["immutable"] = "1"
-        visitor = sa.create_engine(_url(self._path, **options), poolclass=NullPool)
-        with self._plainly(), visitor.connect() as connection:
-            check(connection, str(self._path))
+    def _visit(self) -> sqlite3.Connection:
+        """Connect so that nothing in the file changes, whatever state it is in.
+
+        Who may write brings what a crash left in the -wal or -journal file into the
+        database as they close it.  Who may only read leaves a -wal file behind where one
+        is written, and there was none.
+        """
+        is_left = self._path.is_file() and (_size(self._beside) or not writes_ahead(self._path))
+        return self._connect("ro" if is_left else "rwc")
+
+    def _connect(self, mode: str) -> sqlite3.Connection:
+        uri = f"{self._path.absolute().as_uri()}?mode={mode}"
+        return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+
+    @contextlib.contextmanager
+    def _visiting(self) -> Iterator[sa.Connection]:
+        """One snapshot, of a file that may be anything."""
+        with self._plainly(), self._visitor.connect() as connection:
+            connection.exec_driver_sql("BEGIN")
+            # The snapshot is that of the first read.
+            connection.exec_driver_sql("SELECT count(*) FROM sqlite_master")
+            yield connection
+
+    def _check(self) -> str | None:
+        """See whose file it is, and of which version, before anything is written to it."""
+        if self._path.exists() and not _size(self._path) and _size(self._beside):
+            # SQLite would take it for a new one, and delete the other.
+            raise damaged(self._path, f"it is empty, and {self._beside.name} is not")
+        with self._visiting() as connection:
+            return check(connection, str(self._path))
+
+    def _check_integrity(self) -> None:
+        version = self._check()
+        if version != NEWEST:
+            if self._left and not _size(self._path):
+                raise damaged(self._path, "it is empty, and was not when it was closed")
+            self._sound = version is None  # an older one is looked at when it is next opened
+            return
+        whole = self._checks == "always" or not self._left or self._left != self._state()
+        if whole:
+            logger.info("checking %s, which is not as a server left it", self._path)
+        with self._visiting() as connection:
+            wrong = damage(connection, whole=whole)
+        if wrong is not None:
+            raise damaged(self._path, wrong)
+        self._sound = True
+
+    def _state(self) -> str:
+        """Tell this file, as it is now, from others and from what it becomes."""
+        found = self._path.stat()
+        return (
+            "" if self._beside.exists() else f"{found.st_ino} {found.st_size} {found.st_mtime_ns}"
+        )
 
     def claim(self) -> None:
         with self._opening():
@@ -84,17 +158,83 @@ class SqliteRepository(SqlRepository):
                 f"Another server (process {holder}) has the database {self._path} open;"
                 " stop it first, or name another file"
             )
-        lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
+        lock.seek(0)
+        noted = lock.read().strip()
+        self._left = noted.removeprefix(_CLOSED) if noted.startswith(_CLOSED) else ""
+        self._note(lock, str(os.getpid()))
         self._lock = lock
 
     def close(self) -> None:
         self._reader.dispose()
         self._writer.dispose()
         if self._lock is not None:
+            if self._sound and self._named() == self._file:
+                self._note(self._lock, _CLOSED + self._state())
             self._lock.close()
             self._lock = None
+        self._sound = False
+        self._file = None
+
+    def _note(self, lock: IO[str], text: str) -> None:
+        lock.truncate(0)
+        lock.write(f"{text}\n")
+        lock.flush()
+
+    # For when a log does not go on where it ended.
+
+    def backup(
+        self,
+        file: str | os.PathLike[str],
+        progress: Callable[[int, int], object] = lambda _done, _all: None,
+    ) -> Backup:
+        """Copy the database into a new file, whoever uses it meanwhile.
+
+        It need not be claimed or open.  The copy is one moment's state, checked, readable
+        by its owner alone, and has new epochs: put in the database's place, clients that
+        have seen more are told so.  Under its name there is all of it, on the disk, or
+        nothing.  `progress` is told how many pages are done, and of how many.
+
+        Raises SchemaError where the database cannot be copied, FileExistsError, and
+        OSError where the copy cannot be written.
+        """
+        self._check_there()
+        with self._opening():
+            version = self._check()
+            if version is None:
+                raise SchemaError(f"The database {self._path} has nothing in it")
+            if version != NEWEST:
+                raise SchemaError(
+                    f"The database {self._path} is of an older version of chatcore: back it up"
+                    " with that one, or start this one's server on it once"
+                )
+            with self._visiting() as source:
+                backup = write(source, str(self._path), Path(file), progress)
+        # Where the server stopped meanwhile, it left the -wal file to whoever is last, and
+        # that one was only reading.
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(self._connect("rw")) as last:
+            last.execute("SELECT count(*) FROM sqlite_master")
+        return backup
+
+    def renew_epochs(self) -> int:
+        """Let every room's log begin a new life; return how many rooms there are.
+
+        For a database that was put back by other means than `backup`: numbers that
+        clients have seen would be given out again, for other events.  Claims, opens and
+        closes the database, so nobody else may have it.  Raises SchemaError, Unavailable,
+        StorageFull.
+        """
+        self._check_there()
+        with contextlib.closing(self):
+            self.claim()
+            self.open()
+            with self.writing() as connection:
+                renewed = connection.execute(NEW_EPOCHS).rowcount
+                connection.commit()
+        return renewed
+
+    def _check_there(self) -> None:
+        if not self._path.exists():
+            raise SchemaError(f"There is no database {self._path}")
 
     # The Dialect.
 
@@ -149,6 +289,7 @@ class SqliteRepository(SqlRepository):
     def explain(self, error: sa.exc.DBAPIError) -> ChatError:
         if getattr(error.orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
             return StorageFull("The server's storage is full; nothing was stored")
+        self._sound = self._sound and not is_damage(error.orig)
         # What sqlite3 raises for a file that is locked, damaged or out of reach.
         if type(error.orig) in (sqlite3.OperationalError, sqlite3.DatabaseError):
             return Unavailable("The server's database did not answer; try again")
@@ -202,12 +343,16 @@ def writes_ahead(path: Path) -> bool:
         return file.read(20)[18:20] == b"\x02\x02"
 
 
-def _url(path: Path, **options: str) -> sa.URL:
-    if not options:
-        return sa.URL.create("sqlite", database=str(path))
-    return sa.URL.create(
-        "sqlite", database=path.absolute().as_uri(), query={**options, "uri": "true"}
-    )
+def _url(path: Path) -> sa.URL:
+    return sa.URL.create("sqlite", database=str(path))
+
+
+def _size(path: Path) -> int:
+    """Return how many bytes a file has, 0 where there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _engine(path: Path, busy_seconds: float, begin: str, connections: int) -> sa.Engine:
@@ -241,7 +386,7 @@ def _engine(path: Path, busy_seconds: float, begin: str, connections: int) -> sa
 
 def _cause(error: BaseException) -> str:
     cause = error.__cause__
-    return str(getattr(cause, "orig", cause))
+    return one_line(getattr(cause, "orig", cause))
 
 
 try:

@@ -26,9 +26,18 @@ class Crowd:
     """So many people in the lobby, through the client library; to be entered.
 
     They talk until `finish`, or until each has sent `most` messages, and listen to the end.
+    Each has `ahead` sends under way: one where the server puts sends off, for those
+    behind it may then be stored before it.
     """
 
-    def __init__(self, urls: Sequence[str], people: int = 6, *, most: int | None = None) -> None:
+    def __init__(
+        self,
+        urls: Sequence[str],
+        people: int = 6,
+        *,
+        ahead: int = AHEAD,
+        most: int | None = None,
+    ) -> None:
         self.records = [Record(f"user{number}") for number in range(people)]
         self.full = 0
         """Sends that were refused for want of space."""
@@ -37,6 +46,7 @@ class Crowd:
         self.resumed = 0
         """How often a room went on where it was left."""
         self._urls = urls
+        self._ahead = ahead
         self._most = most
         self._quiet = asyncio.Event()
 
@@ -103,7 +113,7 @@ class Crowd:
             await chat.join(LOBBY, history=0)
             listening = asyncio.create_task(self._listen(chat))
             stack.callback(listening.cancel)
-            await asyncio.gather(listening, *(self._talk(chat) for _ in range(AHEAD)))
+            await asyncio.gather(listening, *(self._talk(chat) for _ in range(self._ahead)))
             raise AssertionError(f"{record.who} was turned away: {client.error}")
 
     async def _talk(self, chat: Recorded) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -15,6 +16,10 @@ from chatcore.errors import Unavailable
 from chatcore.model import utcnow
 from chatcore.testing import Call, Failure, FaultyRepository, LostOutcome, Refusal
 from tests.campaigns.crowd import Crowd
+
+
+def address(door: asyncio.Server) -> str:
+    return f"tcp://127.0.0.1:{door.sockets[0].getsockname()[1]}"
 
 
 @pytest.mark.timeout(300)
@@ -35,15 +40,15 @@ async def test_commits_fail_in_the_middle_of_batches_and_nothing_acknowledged_is
 
     database = tmp_path / "chat.db"
     repository = FaultyRepository(SqliteRepository(database))
-    async with Chat(repository, limits=Limits.none(), bcrypt_cost=4) as chat:
-        door = await tcp.listen(chat, port=0)
-        url = f"tcp://127.0.0.1:{door.sockets[0].getsockname()[1]}"
-        async with Crowd([url]) as crowd:
-            repository.scripts.append(script)
-            await crowd.until(lambda: failed >= cycles)
-            repository.scripts.clear()
-            await crowd.finish(database)
-        door.close()
+    async with (
+        Chat(repository, limits=Limits.none(), bcrypt_cost=4) as chat,
+        await tcp.listen(chat, port=0) as door,
+        Crowd([address(door)], 12, ahead=1) as crowd,
+    ):
+        repository.scripts.append(script)
+        await crowd.until(lambda: failed >= cycles)
+        repository.scripts.clear()
+        await crowd.finish(database)
     figures(f"{failed} commits failed: {crowd}")
 
 
@@ -62,14 +67,11 @@ async def test_a_clock_that_is_set_orders_nothing_anew(
     async with Chat(
         SqliteRepository(database), limits=Limits.none(), clock=clock, bcrypt_cost=4
     ) as chat:
-        door = await tcp.listen(chat, port=0)
-        url = f"tcp://127.0.0.1:{door.sockets[0].getsockname()[1]}"
         chat.subscribe(lambda event: seen.append(event.timestamp))
-        async with Crowd([url]) as crowd:
+        async with await tcp.listen(chat, port=0) as door, Crowd([address(door)]) as crowd:
             for number in range(cycles // 2):
                 offset += timedelta(days=1) if number % 2 else timedelta(hours=-1)
                 await crowd.talk(50)
             await crowd.finish(database)
-        door.close()
     figures(f"set {cycles // 2} times: {crowd}")
     assert seen != sorted(seen)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,21 @@ import uvloop
 from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
+from websockets.client import ClientProtocol
+from websockets.frames import Frame, Opcode
+from websockets.protocol import State
+from websockets.uri import parse_uri
 
+from chat_transports.framed import OUTLET, FramedLink, FramedWire
 from chat_transports.inbox import FULL, Inbox
+from chat_transports.server.protocols import Frames
 from chat_transports.tcp import TcpLink, listen
 from chat_transports.websocket import WebSocketLink, route
 from chatcore import Chat, MemoryRepository
 from chatcore.codec import JsonLines
+from chatcore.commands import Request
 from chatcore.errors import LinkClosed
+from chatcore.events import Bye, PingReply
 from chatcore.feed import Listener
 from chatcore.model import MAX_FRAME, Limits
 from chatcore.ports import Link
@@ -72,16 +81,34 @@ async def tcp() -> AsyncIterator[tuple[Link, LinkPeer]]:
         await links[0].closed()
 
 
+def websocket() -> AbstractAsyncContextManager[tuple[Link, LinkPeer]]:
+    return websocket_link(lambda websocket: WebSocketLink(websocket, WIRE), "websockets-sansio")
+
+
+def framed() -> AbstractAsyncContextManager[tuple[Link, LinkPeer]]:
+    """On our own server."""
+    wire = FramedWire(WIRE)
+    return websocket_link(
+        lambda websocket: FramedLink(
+            websocket, wire, websocket.scope["extensions"][OUTLET], silence=60.0
+        ),
+        Frames,
+    )
+
+
 @contextlib.asynccontextmanager
-async def websocket() -> AsyncIterator[tuple[Link, LinkPeer]]:
-    links: list[WebSocketLink] = []
+async def websocket_link(
+    link_on: Callable[[WebSocket], WebSocketLink | FramedLink], protocol: object
+) -> AsyncIterator[tuple[Link, LinkPeer]]:
+    links: list[WebSocketLink | FramedLink] = []
 
     async def endpoint(websocket: WebSocket) -> None:
         await websocket.accept()
-        links.append(WebSocketLink(websocket, WIRE))
+        links.append(link_on(websocket))
         await links[-1].closed()
 
-    async with uvicorn_serving(Starlette(routes=[WebSocketRoute("/ws", endpoint)])) as port:
+    app = Starlette(routes=[WebSocketRoute("/ws", endpoint)])
+    async with uvicorn_serving(app, ws=protocol) as port:
         peer = await dial(f"ws://127.0.0.1:{port}/ws")
         try:
             await eventually(lambda: links)
@@ -93,11 +120,11 @@ async def websocket() -> AsyncIterator[tuple[Link, LinkPeer]]:
 
 
 @contextlib.asynccontextmanager
-async def uvicorn_serving(app: Any, ws_max_size: int = MAX_FRAME) -> AsyncIterator[int]:
+async def uvicorn_serving(
+    app: Any, ws_max_size: int = MAX_FRAME, *, ws: Any = "websockets-sansio"
+) -> AsyncIterator[int]:
     """Serve an ASGI application on a free port, in this process."""
-    config = uvicorn.Config(
-        app, ws="websockets-sansio", ws_max_size=ws_max_size, lifespan="off", log_config=None
-    )
+    config = uvicorn.Config(app, ws=ws, ws_max_size=ws_max_size, lifespan="off", log_config=None)
     config.ws_per_message_deflate = False
     server = uvicorn.Server(config)
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
@@ -121,6 +148,33 @@ async def test_tcp_keeps_the_contract() -> None:
 
 async def test_websocket_keeps_the_contract() -> None:
     await check_link(websocket)
+
+
+async def test_a_framed_websocket_keeps_the_contract() -> None:
+    await check_link(framed)
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 65_535, 65_536, 200_000])
+def test_a_frame_is_one_whole_text_message(size: int) -> None:
+    """As the library that reads it has it (RFC 6455, section 5.2)."""
+
+    class Plain:
+        def decode(self, frame: bytes) -> Request:
+            return WIRE.decode(frame)
+
+        def encode(self, item: object) -> bytes:
+            return b"x" * size + b"\n"
+
+        def reply(self, answer: object, id: object) -> bytes:
+            return b"y" * size + b"\n"
+
+    wire = FramedWire(Plain())
+    client = ClientProtocol(parse_uri("ws://localhost/"), state=State.OPEN)
+    client.receive_data(wire.encode(Bye(4001, "", reconnect=True)) * 2)
+    client.receive_data(wire.reply(PingReply(), 1))
+    frames = [event for event in client.events_received() if isinstance(event, Frame)]
+    assert [b"x" * size, b"x" * size, b"y" * size] == [bytes(frame.data) for frame in frames]
+    assert {(Opcode.TEXT, True)} == {(frame.opcode, frame.fin) for frame in frames}
 
 
 async def test_a_tcp_line_too_long_comes_cut_and_the_next_one_whole() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -12,21 +11,15 @@ from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from chat_transports.inbox import Inbox
+from chat_transports.framed import OUTLET, FramedLink, FramedWire, Outlet
+from chat_transports.inbound import Inbound
 from chat_transports.visitor import credentials, deny, same_origin
 from chatcore.chat import LINGER_SECONDS, Chat
 from chatcore.connection import serve
-from chatcore.events import Bye, Close
-from chatcore.model import MAX_FRAME
-from chatcore.ports import Wire
+from chatcore.ports import Link, Wire
 
 SUBPROTOCOL = "chat.v1"
-SILENT_FOR = "chatcore.silent_for"
-"""An extension of our server's scope: says for how many seconds nothing has come from the
-peer, not even a pong, though it has taken all that was sent; 0 while it has not."""
 LOW_WATER = 65_536
-REASON_CHARACTERS = 100
-"""A close frame has room for 123 bytes; ours are nearly all ASCII."""
 
 logger = logging.getLogger("chat_transports.websocket")
 
@@ -64,6 +57,7 @@ def route(
     A browser comes from the same origin, or from one of `allow_origins`
     (`https://example.org`), or is refused with 403 (RFC 6455, section 10.2).
     """
+    framed = FramedWire(chat.wire)
 
     async def endpoint(websocket: WebSocket) -> None:
         if not same_origin(websocket, allow_origins):
@@ -85,8 +79,12 @@ def route(
             return
         offered = websocket.scope.get("subprotocols", [])
         await websocket.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None)
-        link = WebSocketLink(websocket, chat.wire)
-        link.end_silent(2 * chat.limits.ping)
+        outlet: Outlet | None = websocket.scope.get("extensions", {}).get(OUTLET)
+        link: Link
+        if outlet is None:
+            link = WebSocketLink(websocket, chat.wire)
+        else:
+            link = FramedLink(websocket, framed, outlet, silence=2 * chat.limits.ping)
         await serve(chat, link, credentials(websocket), server=server)
 
     return WebSocketRoute(path, endpoint)
@@ -101,42 +99,18 @@ def nothing_here(*paths: str) -> WebSocketRoute:
     return WebSocketRoute("/{path:path}", endpoint)
 
 
-class WebSocketLink:
-    """A Link through plain ASGI: one task brings messages in, one takes them out."""
+class WebSocketLink(Inbound):
+    """A Link through plain ASGI: one task takes messages out, each by itself."""
 
     def __init__(self, websocket: WebSocket, wire: Wire) -> None:
-        self.wire = wire
-        self._websocket = websocket
-        self._room = asyncio.Event()
-        self._inbox = Inbox(self._room.set)
+        super().__init__(websocket, wire)
         self._waiting: list[bytes] = []
         self._pending = 0
         self._written = asyncio.Event()
         self._drained = asyncio.Event()
         self._drained.set()
         self._close: tuple[int, str] | None = None
-        self._watching: asyncio.TimerHandle | None = None
-        self._reader = asyncio.ensure_future(self._read())
         self._writer = asyncio.ensure_future(self._write())
-
-    async def _read(self) -> None:
-        with contextlib.suppress(asyncio.CancelledError):  # see _write
-            await self._read_on()
-
-    async def _read_on(self) -> None:
-        while True:
-            message = await self._websocket.receive()
-            if message["type"] == "websocket.disconnect":
-                self._gone()
-                return
-            text = message.get("text")
-            if text is None:
-                self._say_bye(Close.PROTOCOL, "a binary message; send text", reconnect=False)
-            elif len(text) > MAX_FRAME:  # a server that has no bound of its own
-                self.close(1009, "message too big")
-            elif not self._inbox.put(text.encode()):
-                self._room.clear()
-                await self._room.wait()
 
     async def _write(self) -> None:
         try:
@@ -151,46 +125,22 @@ class WebSocketLink:
                     self._pending -= len(data)
                     if self._pending <= LOW_WATER:
                         self._drained.set()
-            code, reason = self._close
-            await self._websocket.close(code, reason[:REASON_CHARACTERS])
+            await self._send_close(*self._close)
         except (WebSocketDisconnect, RuntimeError):
             pass  # the peer, or the server, was quicker
         except asyncio.CancelledError:
-            pass  # kept in the task, it would hold the task, and all this, in a circle
+            pass  # as in _read
         finally:
             self._pending = 0
             self._drained.set()
 
-    def end_silent(self, seconds: float) -> None:
-        """Say bye to a peer that has been silent for so long, where the server can tell.
-
-        Silent is not slow: a slow one has not taken all yet.
-        """
-        silent_for = self._websocket.scope.get("extensions", {}).get(SILENT_FOR)
-        if silent_for is None:
-            return
-        left = seconds - silent_for()
-        if left <= 0:
-            self._say_bye(Close.SILENT, "silent for too long", reconnect=True)
-        elif self._close is None and not self._writer.done():
-            loop = asyncio.get_running_loop()
-            self._watching = loop.call_later(max(left, seconds / 8), self.end_silent, seconds)
-
-    def _say_bye(self, code: Close, reason: str, *, reconnect: bool) -> None:
-        self.write(self.wire.encode(Bye(code, reason, reconnect)))
-        self.close(code, reason)
-
     def _gone(self) -> None:
-        """The peer left: nothing that waits will be taken."""
         self._inbox.finish()
         self._writer.cancel()
 
     @property
     def pending(self) -> int:
         return self._pending
-
-    async def receive(self) -> bytes:
-        return await self._inbox.get()
 
     def write(self, data: bytes) -> None:
         if self._close is not None or self._writer.done():
@@ -214,7 +164,4 @@ class WebSocketLink:
 
     async def closed(self) -> None:
         await asyncio.wait([self._writer])
-        if self._watching is not None:
-            self._watching.cancel()
-        self._reader.cancel()
-        await asyncio.wait([self._reader])
+        await self._end_reading()

@@ -75,9 +75,20 @@ class Feed:
     awaited: list[asyncio.Event] = field(factory=list)
     """Set each time the head has moved."""
 
-    def wires(self) -> set[Wire]:
-        """Return how those who listen want events spelled."""
-        return {subscription.listener.link.wire for subscription in self.subscriptions}
+    wires: dict[Wire, int] = field(factory=dict)
+    """How those who listen want events spelled, and how many of them do."""
+
+    def add(self, subscription: Subscription) -> None:
+        self.subscriptions[subscription] = None
+        wire = subscription.listener.link.wire
+        self.wires[wire] = self.wires.get(wire, 0) + 1
+
+    def remove(self, subscription: Subscription) -> None:
+        del self.subscriptions[subscription]
+        wire = subscription.listener.link.wire
+        self.wires[wire] -= 1
+        if not self.wires[wire]:
+            del self.wires[wire]
 
     def after(self, cursor: int, upto: int, limit: int) -> Sequence[Durable] | None:
         """Return events with cursor < seq <= upto from memory; None where it does not reach."""

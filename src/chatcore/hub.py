@@ -172,7 +172,7 @@ class Hub:
         if subscription is None:
             subscription = Subscription(listener, feed)
             listener.subscriptions[feed.room] = subscription
-            feed.subscriptions[subscription] = None
+            feed.add(subscription)
             self._attendance.enter(feed.room, listener.username)
             self._tell_presence_soon()
         subscription.end = None
@@ -183,7 +183,7 @@ class Hub:
 
     def _unsubscribe(self, subscription: Subscription) -> None:
         feed, listener = subscription.feed, subscription.listener
-        del feed.subscriptions[subscription]
+        feed.remove(subscription)
         del listener.subscriptions[feed.room]
         self._attendance.leave(feed.room, listener.username)
         self._tell_presence_soon()
@@ -277,17 +277,18 @@ class Hub:
 
     def _emit(self, feed: Feed, batch: Sequence[Durable]) -> None:
         """Write a run of events to everybody who is live, joined, once encoded for each wire."""
-        frames = {wire: [wire.encode(event) for event in batch] for wire in feed.wires()}
+        frames = {wire: [wire.encode(event) for event in batch] for wire in feed.wires}
         for start, stop in _joins(batch, list(frames.values())):
             before = feed.head
             feed.head = batch[stop - 1].seq
             feed.tail.extend(batch[start:stop])
             joined = {wire: b"".join(of_wire[start:stop]) for wire, of_wire in frames.items()}
+            most = self._limits.buffer_bytes
             for subscription in feed.subscriptions:
                 if subscription.cursor is not None:
                     continue
                 link = subscription.listener.link
-                if self._slow(link):
+                if link.pending > most:
                     self._fall_behind(subscription, before)
                 else:
                     link.write(joined[link.wire])
@@ -397,7 +398,7 @@ class Hub:
             feed = self._feeds.get(event.room)
             if feed is None:
                 continue
-            frames = {wire: wire.encode(event) for wire in feed.wires()}
+            frames = {wire: wire.encode(event) for wire in feed.wires}
             for subscription in feed.subscriptions:
                 link = subscription.listener.link
                 if subscription.cursor is None and self._slow(link):

@@ -14,23 +14,18 @@ import ssl
 import sys
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
-from typing import Any
 
 import uvicorn
 from attrs import frozen
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Mount
-from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.frames import Frame
 
 import chatcore
 from chat_transports import http, tcp, websocket
-from chatcore.chat import LINGER_SECONDS, Chat
-from chatcore.errors import ChatError, RateLimited, SchemaError
-from chatcore.events import Close
-from chatcore.model import MAX_FRAME, Limits, User
+from chat_transports.server.protocols import Frames, Requests
+from chatcore.chat import Chat
+from chatcore.errors import ChatError, SchemaError
+from chatcore.model import MAX_FRAME, Limits
 from chatcore.ports import Repository
 from chatcore.roster import Roster
 
@@ -45,8 +40,6 @@ of 0.1 ms 8 ms.
 
 HANG_UP_SECONDS = 0.05
 """After the drain: all is answered by then, and uvicorn gives no more than twice as much."""
-BODY_SECONDS = 30.0
-"""What a request's body may take; it has at most 64 KiB."""
 WEB = {"ws": ("ws", "/ws"), "socketio": ("http", "/socket.io/")}
 """The doors that share the web server's port, with HTTP: scheme and path."""
 
@@ -180,170 +173,6 @@ def _web_app(options: Options, chat: Chat) -> Starlette:
     return Starlette(routes=[*routes, Mount("/", web)])
 
 
-class _Requests(HttpToolsProtocol):
-    """uvicorn's HTTP, counted; and who does not ask, or not to the end, is there not for long.
-
-    The head of a request has tcp.HANDSHAKE_SECONDS, from the connection's beginning or the
-    head's own; its body has BODY_SECONDS.  What a request waits for here has no limit, and
-    between two of them uvicorn's own holds.  A WebSocket is counted by its door as soon as
-    it is one.
-    """
-
-    peer = ""
-    user: User | None = None
-    digest: bytes | None = None
-
-    def __init__(self, roster: Roster, **given: Any) -> None:
-        super().__init__(**given)
-        self._roster = roster
-        self._counted = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._cycles: list[RequestResponseCycle] = []
-        """Of the requests that are not answered: one, or more where they were pipelined."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # uvicorn's own
-        super().connection_made(transport)
-        proxy: ProxyHeadersMiddleware = self.config.loaded_app
-        if self.client and self.client[0] not in proxy.trusted_hosts:
-            self.peer = self.client[0]
-        try:
-            self._roster.add(self)
-        except RateLimited:
-            transport.abort()
-        else:
-            self._counted = True
-            self._due_in(tcp.HANDSHAKE_SECONDS)
-
-    def data_received(self, data: bytes) -> None:
-        # Empty lines before a request begin none, and yet they end uvicorn's wait for one.
-        if self._timer is None and all(each.response_complete for each in self._cycles):
-            self._due_in(tcp.HANDSHAKE_SECONDS)
-        super().data_received(data)
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        if self._timer is None:
-            self._due_in(tcp.HANDSHAKE_SECONDS)
-
-    def on_headers_complete(self) -> None:
-        super().on_headers_complete()
-        if self.cycle:  # type: ignore[truthy-bool] # None until a request has come
-            unanswered = [each for each in self._cycles if not each.response_complete]
-            self._cycles = [*unanswered, self.cycle]
-        self._due_in(BODY_SECONDS)
-
-    def on_message_complete(self) -> None:
-        super().on_message_complete()
-        self._due_in(None)
-
-    def _due_in(self, seconds: float | None) -> None:
-        """Give the peer so long for what it has to say next; None where it is our turn."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self.loop.call_later(seconds, self._end_late) if seconds else None
-
-    def _end_late(self) -> None:
-        if self.flow.read_paused:  # it is we who do not listen
-            self._due_in(BODY_SECONDS)
-            return
-        may_answer = self.scope is not None and not any(  # type: ignore[redundant-expr] # at first it is
-            each.response_started if each.scope is self.scope else not each.response_complete
-            for each in self._cycles
-        )
-        self._cut_off()
-        if not may_answer:
-            self.transport.abort()
-            return
-        self.transport.write(_TIMEOUT)
-        self.transport.close()
-        self.loop.call_later(LINGER_SECONDS, self.transport.abort)
-
-    def end(self, code: Close, reason: str, retry_after: float | None = None) -> None:
-        self.transport.close()
-
-    def handle_websocket_upgrade(self) -> None:
-        self._forget()
-        super().handle_websocket_upgrade()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._forget()
-        self._cut_off()
-        super().connection_lost(exc)
-
-    def _cut_off(self) -> None:
-        """Have nobody wait for this peer or write to it; uvicorn tells only the last request."""
-        for cycle in self._cycles:
-            cycle.disconnected = True
-            cycle.message_event.set()
-
-    def _forget(self) -> None:
-        self._due_in(None)
-        if self._counted:
-            self._counted = False
-            self._roster.remove(self)
-
-
-_TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-
-
-class _Frames(WebSocketsSansIOProtocol):
-    """uvicorn's WebSockets, for peers who mean it no good."""
-
-    def __init__(self, **given: Any) -> None:
-        super().__init__(**given)
-        self._rest = bytearray()
-        self._heard = self.loop.time()
-
-    async def run_asgi(self) -> None:
-        extensions: dict[str, Any] = self.scope["extensions"]
-        extensions[websocket.SILENT_FOR] = self._silent_for
-        await super().run_asgi()
-
-    def _silent_for(self) -> float:
-        if self.transport.get_write_buffer_size() or _untaken(self.transport):
-            return 0.0  # whether it takes that is the kernel's to say (tcp.keep_alive)
-        return self.loop.time() - self._heard
-
-    def data_received(self, data: bytes) -> None:
-        self._heard = self.loop.time()
-        super().data_received(data)
-        if not self.handshake_initiated and self.conn.handshake_exc is not None:
-            self.transport.abort()  # a handshake that cannot be read gets no answer
-
-    def shutdown(self) -> None:
-        if self.handshake_complete:
-            super().shutdown()
-        else:
-            self.transport.abort()
-
-    def handle_ping(self) -> None:
-        if self.writable.is_set():
-            super().handle_ping()
-        else:
-            # Only the last ping wants its pong (RFC 6455, section 5.5.3), and here they
-            # would wait without bound.
-            self.conn.data_to_send()
-
-    def handle_cont(self, event: Frame) -> None:
-        # One buffer: a fragment may have one byte or none, and a list of those has no bound.
-        self._rest += event.data
-        if event.fin:
-            self.frames.append(bytes(self._rest))
-            self._rest.clear()
-            self.send_receive_event_to_app()
-
-
-def _untaken(transport: asyncio.Transport) -> int:
-    """Return how many bytes the kernel has that the peer's has not acknowledged."""
-    with contextlib.suppress(ImportError, OSError):  # a system that does not tell
-        import fcntl
-        import termios
-
-        descriptor = transport.get_extra_info("socket").fileno()
-        return int.from_bytes(fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
-    return 0
-
-
 class _Web(uvicorn.Server):
     """uvicorn, without its hold on signals: ours drain first."""
 
@@ -353,12 +182,12 @@ class _Web(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                ws=_Frames,
+                ws=Frames,
                 ws_max_size=MAX_FRAME,
                 ws_per_message_deflate=False,
                 ws_ping_interval=options.limits.ping,
                 # A pong waits in line behind what a slow reader has yet to read, so its
-                # lateness alone proves nothing; the door asks `_silent_for`.
+                # lateness alone proves nothing; the door asks `silent_for`.
                 ws_ping_timeout=None,
                 lifespan="off",
                 log_config=None,
@@ -377,7 +206,7 @@ class _Web(uvicorn.Server):
     async def open(self, sockets: list[socket.socket]) -> None:
         """Let people in.  Raises OSError."""
         protocol = partial(
-            _Requests,
+            Requests,
             self._roster,
             config=self.config,
             server_state=self.server_state,
@@ -396,7 +225,7 @@ class _Web(uvicorn.Server):
     def _hang_up(self) -> None:
         """Let go of who is in the middle of asking, for a request that is cancelled makes noise."""
         for connection in [*self.server_state.connections]:
-            if not isinstance(connection, WebSocketsSansIOProtocol):
+            if not isinstance(connection, Frames):
                 connection.transport.abort()
 
     @contextlib.contextmanager

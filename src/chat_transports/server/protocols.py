@@ -28,6 +28,8 @@ from chatcore.roster import Roster
 
 logger = logging.getLogger("chat_transports.server")
 
+NEEDED = ("transport", "writable", "close_sent")
+"""Of uvicorn's protocol, for an outlet."""
 BODY_SECONDS = 30.0
 """What a request's body may take; it has at most 64 KiB."""
 
@@ -210,16 +212,12 @@ class Frames(WebSocketsSansIOProtocol):
 
 @functools.cache
 def _warn(missing: str) -> None:
-    logger.warning(
-        "uvicorn has no %s any more; WebSockets are served slower, through ASGI", missing
-    )
+    logger.warning("uvicorn has no %s any more: WebSockets go through ASGI, slower", missing)
 
 
 def _known(protocol: Frames) -> bool:
     """Say whether uvicorn still has what the outlet stands on."""
-    missing = [
-        name for name in ("transport", "writable", "close_sent") if not hasattr(protocol, name)
-    ]
+    missing = [name for name in NEEDED if not hasattr(protocol, name)]
     if missing:
         _warn(", ".join(missing))
     return not missing

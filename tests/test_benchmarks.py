@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 SPREAD = {"median", "least", "most"}
 
 
-def test_journal_prints_its_table_and_writes_it_as_json(tmp_path: Path) -> None:
-    file = tmp_path / "journal.json"
+def run(benchmark: str, directory: Path, file: Path) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-m", f"benchmarks.{benchmark}", "--quick"]
     ran = subprocess.run(
-        [sys.executable, "-m", "benchmarks.journal", "--quick", "--dir", tmp_path, "--json", file],
+        [*words, "--dir", directory, "--json", file],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
+    return ran
+
+
+def test_journal_prints_its_table_and_writes_it_as_json(tmp_path: Path) -> None:
+    file = tmp_path / "journal.json"
+    ran = run("journal", tmp_path, file)
 
     loads = ["idle", "saturated, 5 ms", "saturated, 0.1 ms"]
     rows = [(load, senders) for load in loads for senders in (1, 16, 256)]
@@ -46,16 +55,23 @@ def test_journal_prints_its_table_and_writes_it_as_json(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("tmp*")), "the databases are left behind"
 
 
+def test_fanout_prints_its_table_and_writes_it_as_json(tmp_path: Path) -> None:
+    if not Path("/usr/include/zlib.h").exists() or shutil.which("cc") is None:
+        pytest.skip("a C compiler and zlib's headers are not installed")
+    file = tmp_path / "fanout.json"
+    ran = run("fanout", tmp_path, file)
+    rows = [(row["server"], row["in_flight"]) for row in json.loads(file.read_text())]
+    servers = ["floor", "chat-serve", "Starlette, a send each", "python-socketio"]
+    assert rows == [(server, each) for server in servers for each in (1, 50)]
+    for row, line in zip(json.loads(file.read_text()), ran.stdout.splitlines()[1:], strict=True):
+        assert line.startswith(row["server"])
+        assert row["cpu_us_per_delivery"][0] > 0
+        assert row["deliveries_per_second"][0] > 0
+
+
 def test_stalled_prints_its_rounds_and_writes_them_as_json(tmp_path: Path) -> None:
     file = tmp_path / "stalled.json"
-    ran = subprocess.run(
-        [sys.executable, "-m", "benchmarks.stalled", "--quick", "--dir", tmp_path, "--json", file],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr
+    ran = run("stalled", tmp_path, file)
     head, *lines = ran.stdout.splitlines()
     assert head.split()[:2] == ["p50", "ms"]
     assert [line.split("  ")[0] for line in lines[:2]] == ["1 all read", "1 4 stalled"]

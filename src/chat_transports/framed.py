@@ -55,14 +55,15 @@ class FramedWire:
         return self._protocol.decode(frame)
 
     def encode(self, item: Hello | Event | Bye) -> bytes:
-        return _message(self._protocol.encode(item))
+        return message(self._protocol.encode(item))
 
     def reply(self, answer: Reply | ChatError, id: RequestId | None) -> bytes:
-        return _message(self._protocol.reply(answer, id))
+        return message(self._protocol.reply(answer, id))
 
 
-def _message(line: bytes) -> bytes:
-    size = len(line) - 1  # the line's end is not part of it
+def message(line: bytes) -> bytes:
+    """Return a line, without its end, as one text message."""
+    size = len(line) - 1
     if size < 126:
         return b"\x81%c%b" % (size, line[:-1])
     if size < 65_536:

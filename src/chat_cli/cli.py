@@ -247,8 +247,7 @@ def _run(doing: Coroutine[Any, Any, T], url: str, renew: str = "") -> T:
     try:
         return asyncio.run(doing)
     except BrokenPipeError:  # click would have it as a failure
-        # Nobody reads on: nothing is wrong, and Python's exit must not flush into it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _leave_output()  # nobody reads on: nothing is wrong
         sys.exit(0)
     except Unavailable as why:  # a hello that never came, too
         click.echo(printable(f"Cannot connect to server at {url} ({why})"), err=True)
@@ -259,7 +258,15 @@ def _run(doing: Coroutine[Any, Any, T], url: str, renew: str = "") -> T:
     except ChatError as error:
         _fail(error)
     except OSError as error:  # of standard input or output
+        _leave_output()
         _fail(error.strerror or error)
+
+
+def _leave_output() -> None:
+    """Write what can be written, and have Python's exit not try once more."""
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _fail(why: object) -> NoReturn:

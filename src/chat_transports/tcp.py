@@ -19,6 +19,9 @@ from chatcore.ports import Wire
 HIGH_WATER = 65_536
 """Bytes that asyncio may hold before `drained` waits, until a quarter is left."""
 
+UNSENT_BYTES = 16_384
+"""What the kernel takes for one connection beyond what is on its way; else it takes megabytes."""
+
 HANDSHAKE_SECONDS = 10.0
 """What whoever connects has for what comes before the chat: TLS, or a WebSocket's request."""
 
@@ -77,12 +80,12 @@ async def open_server(
     return await loop.create_server(accept, *address, ssl=ssl, **options)
 
 
-def keep_alive(sock: socket.socket, ping: float) -> None:
-    """Have the kernel find out, within twice `ping` seconds, that a peer is gone.
+def tune(sock: socket.socket, ping: float) -> None:
+    """Have the kernel find out who is gone, and keep little for who is slow.
 
-    Gone is who acknowledges nothing and takes nothing: a slow reader is not, as long
-    as it takes a little (RFC 5482; Linux counts a closed window too).  Nothing for a
-    Unix socket: there the kernel knows.
+    Gone, within twice `ping` seconds, is who acknowledges nothing and takes nothing: a
+    slow reader is not, as long as it takes a little (RFC 5482; Linux counts a closed
+    window too).  Nothing for a Unix socket: there the kernel knows.
     """
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
@@ -92,6 +95,7 @@ def keep_alive(sock: socket.socket, ping: float) -> None:
         ("TCP_KEEPINTVL", max(1, round(ping / 4))),
         ("TCP_KEEPCNT", 4),
         ("TCP_USER_TIMEOUT", round(2000 * ping)),
+        ("TCP_NOTSENT_LOWAT", UNSENT_BYTES),
     ):
         option = getattr(socket, name, None)
         if option is not None:
@@ -119,7 +123,7 @@ class TcpLink(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(HIGH_WATER)
         if (sock := transport.get_extra_info("socket")) is not None:
-            keep_alive(sock, self._limits.ping)
+            tune(sock, self._limits.ping)
         peer = transport.get_extra_info("peername")
         self._begin(self, str(peer[0]) if isinstance(peer, tuple) else "")
 

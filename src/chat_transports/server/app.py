@@ -268,7 +268,7 @@ def _listen(
             if family == socket.AF_INET6:
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             # Linux hands these on to what connects; the TCP door sets them itself besides.
-            tcp.keep_alive(listener, options.limits.ping)
+            tcp.tune(listener, options.limits.ping)
             listener.bind(address)
             listener.listen(2048)
             listener.setblocking(False)

@@ -173,7 +173,7 @@ class Frames(WebSocketsSansIOProtocol):
 
     def silent_for(self) -> float:
         if self.pending or _untaken(self.transport):
-            return 0.0  # whether it takes that is the kernel's to say (tcp.keep_alive)
+            return 0.0  # whether it takes that is the kernel's to say (tcp.tune)
         return self.loop.time() - self._heard
 
     def abort(self) -> None:

@@ -71,7 +71,7 @@ async def test_a_backup_is_one_file_with_all_that_was_there_and_new_epochs(tmp_p
     before = path.read_bytes()
     status, lines, err = await chat_serve("backup", copy, "--database", url(path))
     assert (status, err) == (0, "")
-    assert lines == [f"{copy}: 3 rooms, 900 messages, {copy.stat().st_size} bytes."]
+    assert lines == [f"{copy}: rooms 3, messages 900, bytes {copy.stat().st_size}."]
     assert before == path.read_bytes(), "the source is as it was"
     assert ["backup.db", "chat.db", "chat.db.lock"] == files(tmp_path)
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
@@ -330,7 +330,7 @@ async def test_a_client_that_has_seen_more_is_told_so(tmp_path: Path, way: str) 
                 status, lines, _ = await chat_serve("restored", "--database", url(path))
                 assert (status, lines) == (
                     0,
-                    ["1 rooms have a new epoch: clients that come back read them afresh."],
+                    ["New epochs: 1.  Clients that come back read these rooms afresh."],
                 )
         door = port(server.urls["tcp"])
         again = await stack.enter_async_context(serving(path, "--tcp-port", door))

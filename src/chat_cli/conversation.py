@@ -319,7 +319,7 @@ class Conversation:
             case Resumed(room=room):
                 self._start(self._refresh(room))
             case Reset(room=room, joined=joined):
-                say(f"[System] {room} is too far ahead to show all; this is the newest")
+                say(f"[System] {room} could not go on where it was; this is the newest")
                 self._show_all(joined.events)
                 self._heads[room] = joined.head
                 self._start(self._refresh(room))

@@ -260,7 +260,7 @@ def backup(serving_from: str, file: Path, database: str | None) -> None:
         raise click.ClickException(
             f"Cannot write {file}: {error.strerror}. Nothing is left of it"
         ) from error
-    click.echo(f"{file}: {copied.rooms} rooms, {copied.messages} messages, {copied.bytes} bytes.")
+    click.echo(f"{file}: rooms {copied.rooms}, messages {copied.messages}, bytes {copied.bytes}.")
 
 
 @main.command()
@@ -279,7 +279,7 @@ def restored(serving_from: str, database: str | None) -> None:
         rooms = repository.renew_epochs()
     except (SchemaError, ChatError) as error:
         raise click.ClickException(str(error)) from error
-    click.echo(f"{rooms} rooms have a new epoch: clients that come back read them afresh.")
+    click.echo(f"New epochs: {rooms}.  Clients that come back read these rooms afresh.")
 
 
 def _exit(number: int, _: object) -> NoReturn:

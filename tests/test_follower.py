@@ -133,6 +133,20 @@ def test_a_room_that_is_behind_is_not_joined_again_for_who_is_out_of_it(ada: Fol
     assert taken(ada) == []
 
 
+def test_nor_where_it_falls_behind_once_they_are_out(
+    ada: Follower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To a slow link the membership is told before what is left of the log."""
+    monkeypatch.setattr(follower, "EVENTS_MOST", 2)
+    hear(ada, MembershipChanged(LOBBY, "leave", "e", 1, 9, 0, 0), said(4), said(5), said(6))
+    assert ada.again(()) == []
+    assert isinstance(taken(ada)[-1], Lost)
+    ada.joined(Join("lobby"), reply(10))
+    monkeypatch.setattr(follower, "EVENTS_MOST", 0)
+    hear(ada, changed(LOBBY, 10), said(11))
+    assert [Join("lobby", Since("e", 10))] == ada.again(())
+
+
 def test_a_room_is_not_joined_again_while_a_leave_is_under_way(ada: Follower) -> None:
     hear(ada, said(6))
     assert ada.again([Leave("lobby")]) == []

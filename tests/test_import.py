@@ -379,16 +379,18 @@ async def test_what_could_not_come_is_counted_with_the_reason(tmp_path: Path) ->
             *(("ada", text, NOON) for text in texts),
             ("ada", "when?", "never"),
             ("ada", "?", b"\xff"),
+            ("ada", "before", "0001-01-01 00:00:00+14:00"),
+            ("ada", "after", "9999-12-31 23:59:59-14:00"),
         ],
     )
     assert (await imported(old, new))[1:] == [
         "  plain cannot log in: the password's hash is none of bcrypt's",
-        "Messages: 6 came in, 0 were there already, 4 could not come.",
+        "Messages: 8 came in, 0 were there already, 4 could not come.",
         "  2 of them: Message cannot be empty",
         "  1 of them: A message has at most 100000 characters; this one has 100001",
         "  1 of them: A message has at most 30 marks on one character",
         "  1 had control characters, which are now \N{REPLACEMENT CHARACTER}",
-        "  2 had no time that can be read, and have the one before theirs",
+        "  4 had no time that can be read, and have the one before theirs",
     ]
     assert {moment for _, _, moment in messages_of(new)} == {NOON}
     async with serving(new, "--limits", "none") as server:
@@ -404,6 +406,8 @@ async def test_what_could_not_come_is_counted_with_the_reason(tmp_path: Path) ->
             "42",
             "when?",
             "?",
+            "before",
+            "after",
         ]
     )
 

@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 import uvicorn
 import uvloop
+import websockets
 from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
+from websockets.asyncio.client import ClientConnection
 from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
 from websockets.protocol import State
@@ -36,6 +38,7 @@ from chatcore.feed import Listener
 from chatcore.model import MAX_FRAME, Limits
 from chatcore.ports import Link
 from chatcore.testing import PATIENCE, LinkPeer, MemoryLink, check_link, eventually
+from tests import support
 from tests.support import alive, collector_off, connected, dial, present
 
 WIRE = JsonLines(Limits())
@@ -171,6 +174,62 @@ async def test_where_uvicorn_has_changed_a_websocket_goes_through_asgi(
     assert [record.getMessage() for record in caplog.records if "uvicorn has" in record.msg] == [
         "uvicorn has no tomorrow any more: WebSockets go through ASGI, slower"
     ]
+
+
+@contextlib.asynccontextmanager
+async def deaf(app_takes: int) -> AsyncIterator[tuple[Frames, ClientConnection]]:
+    """A connection of our server's whose application takes so many messages, and no more."""
+    outlets: list[Frames] = []
+    over = asyncio.Event()
+
+    async def endpoint(websocket: WebSocket) -> None:
+        await websocket.accept()
+        outlets.append(websocket.scope["extensions"][OUTLET])
+        for _ in range(app_takes):
+            await websocket.receive()
+        await over.wait()
+
+    app = Starlette(routes=[WebSocketRoute("/ws", endpoint)])
+    async with uvicorn_serving(app, ws=Frames) as port:
+        async with websockets.connect(f"ws://127.0.0.1:{port}/ws", close_timeout=0.1) as client:
+            await eventually(lambda: outlets)
+            yield outlets[0], client
+        over.set()
+
+
+async def test_a_peer_that_is_not_listened_to_is_not_silent() -> None:
+    async with deaf(app_takes=1) as (outlet, client):
+        outlet._heard -= 1_000  # noqa: SLF001 - a clock of its own would be one more part
+        assert outlet.silent_for() >= 1_000
+        for _ in range(3):
+            await client.send("{}")
+        await eventually(lambda: outlet.read_paused)
+        outlet._heard -= 1_000  # noqa: SLF001
+        assert outlet.silent_for() == 0
+
+
+async def test_a_transports_buffer_is_full_where_the_hub_takes_it_for_slow() -> None:
+    """Of TLS it would be full at twice the hub's limit, and `drained` say that there is room."""
+    async with deaf(app_takes=0) as (outlet, _):
+        _, high = outlet.transport.get_write_buffer_limits()
+        assert high < Limits().buffer_bytes
+
+
+async def test_who_says_goodbye_and_takes_nothing_is_let_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("chat_transports.framed.LINGER_SECONDS", 0.1)
+    async with framed() as (link, peer):
+        assert isinstance(peer, support.Frames)
+        peer.websocket.transport.pause_reading()
+        while link.pending < MAX_FRAME:
+            link.write(link.wire.encode(Bye(4001, "x" * 1_000, reconnect=True)) * 60)
+        await peer.websocket.send("{}")
+        peer.websocket.transport.write(b"\x88\x82\0\0\0\0\x03\xe8")  # 1000, masked with nothing
+        assert isinstance(link, FramedLink)
+        transport = link._outlet.transport  # type: ignore[attr-defined] # noqa: SLF001 - Frames
+        await eventually(transport.is_closing)
+        await eventually(lambda: not transport.get_write_buffer_size())
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 65_535, 65_536, 200_000])

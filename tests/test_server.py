@@ -484,6 +484,16 @@ async def test_a_peer_that_reads_slowly_is_not_taken_for_silent() -> None:
         assert [number for number in range(count) if f'"{number} xx'.encode() not in read] == []
 
 
+async def test_no_text_and_a_goodbye_at_once_are_no_defect() -> None:
+    async with serving() as server, upgraded(server) as (reader, writer):
+        writer.write(b"\x81\x82\0\0\0\0\xff\xff" + b"\x88\x82\0\0\0\0\x03\xe8")
+        async with asyncio.timeout(PATIENCE):
+            with contextlib.suppress(ConnectionError):
+                await reader.read()
+        async with connected(server.urls["ws"]) as peer:
+            assert "reply" in await peer.do("ping")
+
+
 async def test_half_a_handshake_is_let_go_of_and_does_not_spoil_the_end() -> None:
     writers: list[asyncio.StreamWriter] = []
     async with serving() as server:

@@ -227,6 +227,37 @@ def test_a_file_that_is_locked_for_long_is_refused(path: Path) -> None:
     repository.close()
 
 
+@pytest.mark.skipif(not Path("/proc/locks").exists(), reason="Linux alone tells of locks")
+def test_looking_at_a_database_that_is_open_here_drops_none_of_its_locks(path: Path) -> None:
+    """Any closing of the file in this process would (POSIX), but for SQLite's own.
+
+    Then the next process that closes it takes itself for the last, and the -wal file away.
+    """
+    opened(path).close()
+    repository = SqliteRepository(path)
+    repository.claim()
+    repository.open()
+    repository.room("lobby")  # a reader's connection, too
+
+    def locks() -> list[str]:
+        inode = f":{path.stat().st_ino} "
+        return [line for line in Path("/proc/locks").read_text().splitlines() if inode in line]
+
+    before = locks()
+    assert before
+    with pytest.raises(SchemaError):
+        SqliteRepository(path).claim()
+    with pytest.raises(SchemaError):
+        SqliteRepository(path).renew_epochs()
+    repository.backup(path.with_name("backup.db"))
+    with pytest.raises(SchemaError):
+        repository.renew_epochs()
+    with pytest.raises(SchemaError, match="Another server"):
+        SqliteRepository(path).claim()
+    assert len(before) == len(locks())
+    repository.close()
+
+
 # What fails later.
 
 

@@ -136,3 +136,4 @@ class FramedLink(Inbound):
         self._closing = True
         self._inbox.finish()
         self._closed.set()
+        asyncio.get_running_loop().call_later(LINGER_SECONDS, self._outlet.abort)

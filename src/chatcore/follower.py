@@ -54,6 +54,8 @@ class _Position:
     """Something did not come, or had no room; it is asked for when there is room."""
     leaving: bool = False
     """The user has left; the event that says so is on its way."""
+    removed: bool = False
+    """So it was told of their membership; the event that says so may be yet to come."""
     asked: int | None = None
     """The `seq` from which it was last joined again."""
 
@@ -114,6 +116,8 @@ class Follower:
                     self._memberships[told.room.name] = told
                 if told.role is None:
                     self._removed(told.room.name)
+                elif told.room.name in self._rooms:
+                    self._rooms[told.room.name].removed = False
             case Presence():
                 if room_left and told.room not in self._presences:
                     self._waiting.append(told)
@@ -148,8 +152,10 @@ class Follower:
         To join again would make a member of somebody who has left, or was removed.
         """
         position = self._rooms.get(room)
-        if position is not None and (position.behind or position.joining):
-            self._lose(room, NotMember(f"You are no longer a member of {room}"))
+        if position is not None:
+            position.removed = True
+            if position.behind or position.joining:
+                self._lose(room, NotMember(f"You are no longer a member of {room}"))
 
     def _follow(self, room: str, seq: int, event: Durable | None) -> None:
         """Give an event if it is the next of its room, and see to it that the next one comes."""
@@ -163,6 +169,8 @@ class Follower:
             position.behind = True
             if position.leaving:  # and joining again would undo it
                 del self._rooms[room]
+            elif position.removed:
+                self._lose(room, NotMember(f"You are no longer a member of {room}"))
             return
         position.seq = seq
         if event is None:

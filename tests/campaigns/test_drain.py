@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.campaigns.crowd import Crowd
-from tests.support import connected, free_port, start_server, stop
+from tests.support import PASSWORD, connected, free_port, start_server, stop
 
 SECONDS = 5.0
 WITNESSES = 10
@@ -34,8 +34,10 @@ async def test_a_drain_under_load_is_quick_and_loses_nothing(
             async with contextlib.AsyncExitStack() as peers:
                 urls = [*server.urls.values()] * (WITNESSES // 2)
                 witnesses = [await peers.enter_async_context(connected(url)) for url in urls]
-                for witness in witnesses:
-                    await witness.do("ping")
+                for number, witness in enumerate(witnesses):
+                    await witness.do("login", username=f"user{number % 6}", password=PASSWORD)
+                    if number % 4:  # some have not joined
+                        assert "head" in await witness.do("join", room="lobby", history=0)
                 await crowd.talk(100)
                 began = time.monotonic()
                 server.signal(signal.SIGTERM)

@@ -44,9 +44,9 @@ class OldMessage:
         """When; None where that cannot be read."""
         try:
             moment = datetime.fromisoformat(self.written)
-        except ValueError:
+            return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+        except (ValueError, OverflowError):
             return None
-        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 @contextlib.contextmanager

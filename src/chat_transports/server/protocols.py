@@ -16,6 +16,7 @@ from typing import Any
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.exceptions import InvalidState
 from websockets.frames import Frame
 
 from chat_transports import tcp
@@ -148,6 +149,11 @@ class Frames(WebSocketsSansIOProtocol):
         self._rest = bytearray()
         self._heard = self.loop.time()
 
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        # TLS would have it at 512 KiB, and `drained` come before the hub has room.
+        transport.set_write_buffer_limits(tcp.HIGH_WATER)
+        super().connection_made(transport)
+
     async def run_asgi(self) -> None:
         extensions: dict[str, Any] = self.scope["extensions"]
         if _known(self):
@@ -172,6 +178,8 @@ class Frames(WebSocketsSansIOProtocol):
         await self.writable.wait()
 
     def silent_for(self) -> float:
+        if self.read_paused:
+            return 0.0  # it is we who do not listen
         if self.pending or _untaken(self.transport):
             return 0.0  # whether it takes that is the kernel's to say (tcp.tune)
         return self.loop.time() - self._heard
@@ -183,7 +191,10 @@ class Frames(WebSocketsSansIOProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._heard = self.loop.time()
-        super().data_received(data)
+        try:
+            super().data_received(data)
+        except InvalidState:  # a text that is no UTF-8, and a close frame behind it
+            self.transport.abort()
         if not self.handshake_initiated and self.conn.handshake_exc is not None:
             self.transport.abort()  # a handshake that cannot be read gets no answer
 
@@ -194,7 +205,7 @@ class Frames(WebSocketsSansIOProtocol):
             self.transport.abort()
 
     def handle_ping(self) -> None:
-        if self.writable.is_set():
+        if self.writable.is_set() or self.conn.close_rcvd is not None:
             super().handle_ping()
         else:
             # Only the last ping wants its pong (RFC 6455, section 5.5.3), and here they
@@ -225,7 +236,7 @@ def _known(protocol: Frames) -> bool:
 
 def _untaken(transport: asyncio.Transport) -> int:
     """Return how many bytes the kernel has that the peer's has not acknowledged."""
-    with contextlib.suppress(ImportError, OSError):  # a system that does not tell
+    with contextlib.suppress(ImportError, OSError, ValueError):  # where it is not told, or closed
         import fcntl
         import termios
 

@@ -92,8 +92,11 @@ class SqliteRepository(SqlRepository):
         Who may write brings what a crash left in the -wal or -journal file into the
         database as they close it.  Who may only read leaves a -wal file behind where one
         is written, and there was none.
+
+        Where there is one, somebody may have the file open, this process perhaps: then
+        only SQLite may open and close it, for any other's closing would drop its locks.
         """
-        is_left = self._path.is_file() and (_size(self._beside) or not writes_ahead(self._path))
+        is_left = self._path.is_file() and (self._beside.exists() or not writes_ahead(self._path))
         return self._connect("ro" if is_left else "rwc")
 
     def _connect(self, mode: str) -> sqlite3.Connection:
@@ -224,8 +227,8 @@ class SqliteRepository(SqlRepository):
         StorageFull.
         """
         self._check_there()
+        self.claim()  # and whoever has it already goes on having it
         with contextlib.closing(self):
-            self.claim()
             self.open()
             with self.writing() as connection:
                 renewed = connection.execute(NEW_EPOCHS).rowcount

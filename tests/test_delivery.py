@@ -13,7 +13,7 @@ import pytest
 
 from chatcore import feed, hub
 from chatcore.chat import Chat
-from chatcore.events import Durable, Message
+from chatcore.events import Durable, Edit, Message
 from chatcore.model import Limits, User
 from chatcore.repository.memory import MemoryRepository
 from chatcore.testing import FaultyRepository, Hold, Transcript, connect, eventually, failing
@@ -355,10 +355,10 @@ class GatedRepository(MemoryRepository):
         return super().read(room, after, upto, limit)
 
     def messages(
-        self, room: str, after: int, before: int, limit: int, *, newest: bool
-    ) -> Sequence[Message]:
+        self, room: str, after: int, before: int, limit: int, *, newest: bool, upto: int
+    ) -> Sequence[Message | Edit]:
         self._wait()
-        return super().messages(room, after, before, limit, newest=newest)
+        return super().messages(room, after, before, limit, newest=newest, upto=upto)
 
 
 async def _long_lobby(chat: Chat, repository: GatedRepository) -> tuple[User, User]:

@@ -78,7 +78,8 @@ class Repository(Protocol):
     def stored(self, drafts: Sequence[Draft], outcomes: Sequence[Outcome]) -> Sequence[bool]:
         """Say for each draft whether the log holds it with the seq that its outcome has.
 
-        For the outcomes of an OutcomeUnknown; a Duplicate or an error counts as held.
+        For the outcomes of an OutcomeUnknown; a Duplicate or an error counts as held, and
+        whoever asks must see whether a Duplicate is of one in the same batch.
         """
 
     def add_room(self, room: Room) -> bool:

@@ -522,7 +522,7 @@ async def test_a_deletion_is_in_every_page_from_the_moment_of_its_commit() -> No
         assert page["messages"][0]["erased"] is True
 
 
-@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0), (0, 2), (2, 0)])
 async def test_what_waits_for_a_hole_lets_go_of_a_deleted_text(order: tuple[int, ...]) -> None:
     """However the batches come, nobody gets a text after its deletion was heard of here."""
     bus = CapriciousBus()
@@ -542,6 +542,43 @@ async def test_what_waits_for_a_hole_lets_go_of_a_deleted_text(order: tuple[int,
         got = [await bob.event("message", "edit", "delete") for _ in range(4)]
         assert [event["seq"] for event in got] == [3, 4, 5, 6]
         assert [event["content"] for event in got[:3]] == ["lost", "", ""]
+
+
+async def test_memory_lets_go_of_a_text_as_soon_as_its_deletion_is_heard_of() -> None:
+    """Though the event has to wait for a hole before it."""
+    bus = CapriciousBus()
+    async with room("ada", "bob", bus=bus) as (_, repository, ada, _, bob, _):
+        gate = threading.Event()
+        epoch = (await bob.do("join", room="lobby"))["epoch"]
+        await ada.do("send", room="lobby", content="a secret")
+        bus.held = []
+        await ada.do("send", room="lobby", content="lost")
+        await ada.do("delete", room="lobby", seq=3)
+        held, bus.held = bus.held, None
+        repository.scripts.append(failing("read", Hold(gate)))
+        bus.deliver(held[1])
+        resumed = await bob.do("join", room="lobby", since={"epoch": epoch, "seq": 2})
+        gate.set()
+        assert (resumed["head"], len(resumed["events"])) == (3, 1)
+        assert resumed["events"][0]["erased"] is True
+
+
+async def test_memory_lets_go_of_a_text_whose_deletion_is_found_in_the_log() -> None:
+    """The bus lost it, or another process deleted."""
+    bus = CapriciousBus()
+    async with room("ada", "bob", bus=bus) as (_, repository, ada, _, bob, _):
+        epoch = (await bob.do("join", room="lobby"))["epoch"]
+        await ada.do("send", room="lobby", content="a secret")
+        bus.held = []
+        await ada.do("delete", room="lobby", seq=3)
+        bus.held = None
+        await ada.do("send", room="lobby", content="after it")
+        while (await bob.event("message"))["seq"] < 5:
+            pass
+        reads = repository.calls["read"]
+        resumed = await bob.do("join", room="lobby", since={"epoch": epoch, "seq": 2})
+        assert repository.calls["read"] == reads
+        assert [event.get("erased") for event in resumed["events"]] == [True, None, None]
 
 
 class Overtaken(MemoryRepository):

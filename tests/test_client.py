@@ -14,7 +14,7 @@ import pytest
 import websockets
 
 from chat_transports.client import Backoff, CannotConnect, Client, connect
-from chatcore import Message, follower
+from chatcore import Delete, Edit, Message, follower
 from chatcore.errors import (
     BadCredentials,
     Conflict,
@@ -120,6 +120,56 @@ async def test_it_comes_back_and_shows_what_was_missed(tmp_path: Path) -> None:
     assert resumed.room == "lobby"
     seqs = [seq for event in seen if (seq := getattr(event, "seq", None)) is not None]
     assert list(range(joined.head + 1, joined.head + 1 + len(seqs))) == seqs
+
+
+@pytest.mark.parametrize("door", ["ws", "tcp"])
+async def test_what_became_of_old_messages_while_away_arrives_too(
+    tmp_path: Path, door: str
+) -> None:
+    """An edit and a deletion of messages far before what a join would show; the server restarts."""
+    async with contextlib.AsyncExitStack() as stack:
+        server = await stack.enter_async_context(serving(tmp_path / "chat.db", "--limits", "none"))
+        bob = await stack.enter_async_context(connect(server.urls["tcp"], backoff=SOON))
+        await bob.register("bob", PASSWORD)
+        await bob.join("lobby")
+        first, second = [(await bob.send("lobby", text)).seq for text in ("one", "two")]
+        await asyncio.gather(*(bob.send("lobby", f"more {number}") for number in range(300)))
+        chat = await stack.enter_async_context(connect(server.urls[door], backoff=SOON))
+        await chat.register("ada", PASSWORD)
+        head = (await chat.join("lobby")).head
+
+        server.signal(signal.SIGKILL)
+        await until(chat, lambda event: isinstance(event, Reconnecting))
+        await server.exit_code()
+        ports = ("--port", port(server.urls["ws"]), "--tcp-port", port(server.urls["tcp"]))
+        away = asyncio.gather(
+            bob.edit("lobby", first, "uno"),
+            bob.delete("lobby", second, reason="a mistake"),
+            bob.send("lobby", "the end"),
+        )
+        again = await stack.enter_async_context(
+            serving(tmp_path / "chat.db", "--limits", "none", *ports)
+        )
+        edited, deleted, said = await away
+        seen = await until(chat, lambda event: "the end" in texts([event]))
+        told = [event for event in seen if isinstance(event, Edit | Delete)]
+        assert told == [
+            Edit("lobby", head + 1, "bob", edited.timestamp, first, "uno"),
+            Delete("lobby", head + 2, "bob", deleted.timestamp, second, "a mistake"),
+        ]
+        assert (edited.seq, deleted.seq, said.seq) == (head + 1, head + 2, head + 3)
+        assert sum(isinstance(event, Resumed) for event in seen) == 1
+
+        again.signal(signal.SIGTERM)
+        await until(chat, lambda event: isinstance(event, Reconnecting))
+        await again.exit_code()
+        await stack.enter_async_context(serving(tmp_path / "chat.db", "--limits", "none", *ports))
+        page = (await chat.history("lobby", around=second, limit=3)).messages
+        assert [(each.seq, each.content, each.erased) for each in page][:2] == [
+            (first, "uno", False),
+            (second, "", True),
+        ]
+        assert page[0].edited == edited.timestamp
 
 
 async def test_a_log_that_began_anew_is_told(tmp_path: Path) -> None:

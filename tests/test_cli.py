@@ -222,6 +222,21 @@ class TestPipe:
             "[System] Joined lobby as bob; /help lists the commands",
         ]
 
+    async def test_shows_what_was_said_before_as_it_is_now(self, server: ServerProcess) -> None:
+        async with present(server.urls["ws"], "ada") as ada:
+            for text in ("first", "second", "third"):
+                await ada.do("send", room="lobby", content=text)
+            await ada.do("edit", room="lobby", seq=2, content="1st")
+            await ada.do("delete", room="lobby", seq=3)
+            _, lines = await piped(server.urls["ws"], "1", "bob", PASSWORD, "/history 3")
+        shown = [
+            "[HH:MM] ada (edited): 1st",
+            "[HH:MM] ada: (deleted)",
+            "[HH:MM] ada: third",
+        ]
+        assert lines[6:9] == shown, "on joining"
+        assert lines[11:14] == shown, "and on asking"
+
     async def test_a_room_that_is_not_there_is_status_1(self, server: ServerProcess) -> None:
         status, lines = await piped(server.urls["ws"], "1", "ada", PASSWORD, room="cellar")
         assert (status, lines[-1]) == (1, "[System] There is no such room")
@@ -447,7 +462,11 @@ class TestTerminal:
             await ada.until(lambda lines: lines[-1] == "lobby>")
             for room in ("tea", "lobby"):
                 await bob.do("send", room=room, content=f"again the {room}")
-            seen = await ada.until_shown("bob: again the lobby")
+            await ada.until_shown("bob: again the lobby")
+            for room, seq in (("tea", 3), ("lobby", 3)):
+                await bob.do("edit", room=room, seq=seq, content=f"edited in the {room}")
+                await bob.do("delete", room=room, seq=seq)
+            seen = await ada.until_shown("[System] bob deleted a message")
             await bob.do("leave", room="tea")
             await ada.until_shown("[System] bob left tea")
         assert [line[8:] for line in seen if re.match(r"\[\d\d:\d\d\]", line)] == [
@@ -455,7 +474,10 @@ class TestTerminal:
             "bob: here is the tea",
             "(tea) bob: again the tea",
             "bob: again the lobby",
+            "(tea) bob (edited): edited in the tea",
+            "bob (edited): edited in the lobby",
         ]
+        assert "[System] bob deleted a message in tea" in seen
 
     async def test_what_was_said_meanwhile_comes_once_above_what_is_half_typed(
         self, tmux: Tmux, tmp_path: Path
@@ -949,6 +971,10 @@ async def test_tail_prints_each_event_once_across_a_restart(tmp_path: Path) -> N
                 present(again.urls["ws"], "bob") as bob,
             ):
                 await bob.do("send", room="lobby", content="five")
+                while said[-1].get("content") != "five":
+                    said.append(json.loads(await process.stdout.readline()))
+                await bob.do("edit", room="lobby", seq=said[0]["seq"] + 2, content="III")
+                await bob.do("delete", room="lobby", seq=said[0]["seq"] + 3)
                 await bob.do("leave", room="lobby")
                 while said[-1].get("action") != "leave":
                     said.append(json.loads(await process.stdout.readline()))
@@ -958,6 +984,10 @@ async def test_tail_prints_each_event_once_across_a_restart(tmp_path: Path) -> N
         *("two", "three", "four", "five"),
     ]
     first = said[0]["seq"]
+    assert [(event["target"] - first, event.get("content")) for event in said[-3:-1]] == [
+        (2, "III"),
+        (3, None),
+    ]
     assert [event["seq"] for event in said] == list(range(first, first + len(said)))
 
 

@@ -244,9 +244,12 @@ async def test_sends_keep_to_the_servers_rate() -> None:
     async with serving() as server, connect(server.urls["tcp"]) as chat:
         await chat.register("ada", PASSWORD)
         await chat.join("lobby")
-        replies = await asyncio.gather(*(chat.send("lobby", str(n)) for n in range(14)))
-        first = replies[0].seq
-        assert [first + n for n in range(14)] == [reply.seq for reply in replies]
+        sent, edited = await asyncio.gather(
+            asyncio.gather(*(chat.send("lobby", str(n)) for n in range(9))),
+            asyncio.gather(*(chat.edit("lobby", 2, str(n)) for n in range(5))),
+        )
+        seqs = [*(reply.seq for reply in sent), *(reply.seq for reply in edited)]
+        assert [*range(seqs[0], seqs[0] + 14)] == seqs
 
 
 async def test_who_does_not_iterate_misses_nothing(
@@ -410,17 +413,17 @@ async def test_unanswered_commands_are_asked_again_in_order_and_others_fail() ->
     async def cut(hear: Any, say: Any) -> None:
         say({"hello": HELLO})
         say(login((await hear("login"))["id"]))
-        sent.extend([await hear("create"), await hear("send"), await hear("send")])
+        sent.extend([await hear(cmd) for cmd in ("create", "send", "edit", "delete")])
 
     async def answers(hear: Any, say: Any) -> None:
         say({"hello": HELLO})
         say(login((await hear("login"))["id"]))
-        for seq in (2, 3):
-            again = await hear("send")
+        for seq, cmd in ((2, "send"), (3, "edit"), (4, "delete")):
+            again = await hear(cmd)
             sent.append(again)
             say(
                 {
-                    "reply": "send",
+                    "reply": cmd,
                     "id": again["id"],
                     "room": "lobby",
                     "seq": seq,
@@ -432,11 +435,14 @@ async def test_unanswered_commands_are_asked_again_in_order_and_others_fail() ->
 
     async with following(cut, answers) as url, connect(url, token="c", backoff=SOON) as chat:
         created = asyncio.create_task(chat.create("tea"))
-        sends = asyncio.gather(chat.send("lobby", "one"), chat.send("lobby", "two"))
+        durable = asyncio.gather(
+            chat.send("lobby", "one"), chat.edit("lobby", 1, "two"), chat.delete("lobby", 1)
+        )
         with pytest.raises(Unavailable, match="whether this was done is not known"):
             await created
-        assert [2, 3] == [reply.seq for reply in await sends]
-    assert sent[1:3] == sent[3:]
+        assert [2, 3, 4] == [reply.seq for reply in await durable]
+    assert sent[1:4] == sent[4:]
+    assert 3 == len({frame["txn_id"] for frame in sent[4:]}), "each has one, and the same again"
 
 
 async def test_a_refusal_that_will_pass_is_waited_for() -> None:

@@ -79,9 +79,9 @@ def test_every_commit_is_synced_and_every_key_is_checked(
     repository: SqliteRepository, engine: str
 ) -> None:
     with getattr(repository, engine)() as connection:
-        names = ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        names = ("journal_mode", "synchronous", "foreign_keys", "secure_delete", "busy_timeout")
         values = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in names]
-    assert values == ["wal", 2, 1, 5000]
+    assert values == ["wal", 2, 1, 1, 5000]
 
 
 def statements_for(repository: SqliteRepository, drafts: list[Draft]) -> list[str]:

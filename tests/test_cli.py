@@ -382,7 +382,7 @@ class TestTerminal:
             page = await bob.do("history", room="tea")
             assert [message["content"] for message in page["messages"]] == ["for tea"]
             await ada.enter("/history " + "9" * 5000)
-            await ada.until(lambda lines: lines[-2] == "/history takes a number, 1 or more")
+            await ada.until(lambda lines: lines[-2:-1] == ["/history takes a number, 1 or more"])
             await ada.enter("/leave", "/leave", "/users", "/history", "/leave")
             nowhere = ["You are in no room: /join one"] * 3
             await ada.until(lambda lines: [*nowhere, ">"] == lines[-4:])

@@ -100,7 +100,8 @@ class Feed:
         """Read events of the log, without the text of those that are deleted meanwhile."""
         self.reads += 1
         try:
-            return without(self.erased, await off_loop(read, self.room, *args, **options))
+            page = await off_loop(read, self.room, *args, **options)
+            return without(self.erased, page) if self.erased else page
         finally:
             self.reads -= 1
             if not self.reads:

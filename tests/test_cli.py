@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -24,8 +25,11 @@ from hypothesis import strategies as st
 from prompt_toolkit.utils import get_cwidth
 
 from chat_cli import tokens
+from chat_cli.lines import line as shown
 from chat_cli.printable import printable, wrapped
 from chat_transports.pipe import address
+from chatcore import Delete, Edit, Member, Message
+from chatcore.events import Durable
 from chatcore.testing import PATIENCE, eventually
 from tests.support import PASSWORD, ServerProcess, connected, present, serving
 from tests.terminal import Pane, Tmux
@@ -33,6 +37,7 @@ from tests.terminal import Pane, Tmux
 CLIENT = [sys.executable, "-c", "from chat_cli import main; main()"]
 MENU = ["1. Register", "2. Login", "3. Exit", "Choose an option:"]
 CREDENTIALS = ["Username:", "Password:"]
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -625,6 +630,31 @@ def test_address(url: str, expected: str) -> None:
 )
 def test_printable(text: str, expected: str) -> None:
     assert expected == printable(text)
+
+
+@pytest.mark.parametrize(
+    ("event", "expected"),
+    [
+        (Message("tea", 1, "ada", NOON, "hi"), "[HH:MM] ada: hi"),
+        (Message("tea", 1, "ada", NOON, "hey", edited=NOON), "[HH:MM] ada (edited): hey"),
+        (Message("tea", 1, "ada", NOON, "", erased=True), "[HH:MM] ada: (deleted)"),
+        (Edit("tea", 2, "ada", NOON, 1, "hey"), "[HH:MM] ada (edited): hey"),
+        (Edit("tea", 2, "ada", NOON, 1, "", erased=True), None),
+        (Delete("tea", 3, "bob", NOON, 1, "spam"), "[System] bob deleted a message"),
+        (Member("tea", 4, "bob", NOON, "bob", "leave"), None),
+    ],
+)
+def test_an_event_is_a_line_or_none(event: Durable, expected: str | None) -> None:
+    text = shown(event)
+    assert expected == (None if text is None else re.sub(r"\d\d:\d\d", "HH:MM", text))
+
+
+def test_a_line_names_the_room_where_it_is_another() -> None:
+    said = shown(Message("tea", 1, "ada", NOON, "hi"), "tea")
+    assert said is not None
+    assert said.endswith("] (tea) ada: hi")
+    deleted = shown(Delete("tea", 3, "bob", NOON, 1), "tea")
+    assert deleted == "[System] bob deleted a message in tea"
 
 
 @given(st.text(), st.integers(1, 100))

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from chatcore import Chat, ChatError, MemoryRepository, Since, SqliteRepository, User
-from chatcore.commands import Command, Send
+from chatcore.commands import Command, Delete, Edit, Send
 from chatcore.errors import (
     BadCredentials,
     Conflict,
@@ -17,7 +17,10 @@ from chatcore.errors import (
     Invalid,
     NotFound,
     NotMember,
+    RateLimited,
     SchemaError,
+    TooLarge,
+    TxnConflict,
 )
 from chatcore.events import Durable, Message
 from chatcore.model import MAX_FRAME, Limits, Rate, Room
@@ -140,11 +143,14 @@ async def test_a_page_keeps_to_one_frame() -> None:
         text = "\U0001f600" * 20_000  # 80,000 bytes
         for _ in range(20):
             await chat.send(ada, "lobby", text)
+        for seq in range(2, 22):
+            await chat.edit(ada, "lobby", seq, text)
         asked: list[tuple[str, dict[str, object]]] = [
             ("history", {}),
             ("history", {"after": 0}),
             ("join", {}),
             ("join", {"since": {"epoch": epoch, "seq": 0}}),
+            ("join", {"since": {"epoch": epoch, "seq": 21}}),
         ]
         for cmd, fields in asked:
             peer.events.clear()
@@ -158,7 +164,7 @@ async def test_a_page_keeps_to_one_frame() -> None:
             seqs = [event["seq"] for event in page]
             assert seqs == [*range(seqs[0], seqs[-1] + 1)]
             if fields:
-                assert seqs[0] <= 2, "what comes later to its reader is cut"
+                assert seqs[0] in (1, 2, 22), "what comes later to its reader is cut"
             else:
                 assert seqs[-1] == 21
             assert answer.get("complete", False) is False
@@ -193,6 +199,8 @@ async def test_private_rooms_are_not_there_for_others(chat: Chat) -> None:
     for attempt in (
         chat.join(bob, "den"),
         chat.send(bob, "den", "hello?"),
+        chat.edit(bob, "den", 1, "hello?"),
+        chat.delete(bob, "den", 1),
         chat.leave(bob, "den"),
         chat.history(bob, "den"),
         chat.who(bob, "den"),
@@ -277,8 +285,10 @@ async def test_observers_see_every_event_and_disturb_nobody(chat: Chat) -> None:
 async def test_a_policy_says_no() -> None:
     class Polite:
         def check(self, actor: User, command: Command, room: Room | None) -> None:
-            if isinstance(command, Send) and "damn" in command.content:
+            if isinstance(command, Send | Edit) and "damn" in command.content:
                 raise Forbidden(f"{actor.username}, not in the {room.name if room else ''}")
+            if isinstance(command, Delete):
+                raise Forbidden("what is said is said")
 
     async with Chat(MemoryRepository(), policy=Polite(), bcrypt_cost=4) as chat:
         ada = await chat.register("ada", PASSWORD)
@@ -286,7 +296,12 @@ async def test_a_policy_says_no() -> None:
         for txn_id in (None, "t1"):
             with pytest.raises(Forbidden, match="ada, not in the lobby"):
                 await chat.send(ada, "lobby", "damn", txn_id=txn_id)
+            with pytest.raises(Forbidden, match="ada, not in the lobby"):
+                await chat.edit(ada, "lobby", 2, "damn", txn_id=txn_id)
+            with pytest.raises(Forbidden, match="what is said is said"):
+                await chat.delete(ada, "lobby", 2, txn_id=txn_id)
         assert (await chat.send(ada, "lobby", "good morning", txn_id="t2")).seq == 2
+        assert (await chat.edit(ada, "lobby", 2, "good day", txn_id="t3")).seq == 3
 
 
 async def test_cancelling_a_send_does_not_undo_it(chat: Chat) -> None:
@@ -425,3 +440,92 @@ async def test_nobody_gets_past_it_with_many_commands_at_once(
         assert [type(each) for each in refused] == [Forbidden]
         assert len(await chat.memberships(ada)) == 5
         assert (await chat.create(await chat.register("dee", PASSWORD), "ada5")).name == "ada5"
+
+
+# Edits and deletions.
+
+
+async def test_an_edit_is_checked_and_stored_as_a_message_is(chat: Chat) -> None:
+    ada = await chat.register("ada", PASSWORD)
+    await chat.join(ada, "lobby")
+    await chat.send(ada, "lobby", "one")
+    refusals: list[tuple[str, type[ChatError]]] = [
+        (" ", Invalid),
+        ("a\0b", Invalid),
+        ("x" * 5_000, TooLarge),
+    ]
+    for text, refusal in refusals:
+        with pytest.raises(refusal):
+            await chat.edit(ada, "#Lobby", 2, text)
+    edited = await chat.edit(ada, "#Lobby", 2, "e\u0301\r\n", txn_id="t")
+    again = await chat.edit(ada, "lobby", 2, "\xe9\n", txn_id="t")
+    assert (edited.room, edited.seq, edited.duplicate) == ("lobby", 3, False)
+    assert (again.seq, again.timestamp, again.duplicate) == (3, edited.timestamp, True)
+    for other in (
+        chat.send(ada, "lobby", "\xe9\n", txn_id="t"),
+        chat.edit(ada, "lobby", 2, "another text", txn_id="t"),
+        chat.delete(ada, "lobby", 2, txn_id="t"),
+    ):
+        with pytest.raises(TxnConflict):
+            await other
+    (message,) = (await chat.history(ada, "lobby")).messages
+    assert (message.content, message.edited, message.erased) == ("\xe9\n", edited.timestamp, False)
+
+
+async def test_an_edit_counts_as_a_message_for_the_rate_and_a_deletion_does_not() -> None:
+    limits = Limits(messages=Rate(0.001, 3))
+    async with Chat(MemoryRepository(), limits=limits, bcrypt_cost=4) as chat:
+        ada = await chat.register("ada", PASSWORD)
+        await chat.join(ada, "lobby")
+        await chat.send(ada, "lobby", "one")
+        await chat.edit(ada, "lobby", 2, "two", txn_id="t")
+        assert (await chat.edit(ada, "lobby", 2, "two", txn_id="t")).duplicate, "which is free"
+        await chat.edit(ada, "lobby", 2, "three")
+        for txn_id in (None, "another"):
+            with pytest.raises(RateLimited):
+                await chat.edit(ada, "lobby", 2, "four", txn_id=txn_id)
+        assert (await chat.edit(ada, "lobby", 2, "two", txn_id="t")).duplicate
+        assert (await chat.delete(ada, "lobby", 2, txn_id="d")).seq == 5
+        for _ in range(3):  # a duplicate of what costs nothing gives nothing back
+            assert (await chat.delete(ada, "lobby", 2, txn_id="d")).duplicate
+        with pytest.raises(RateLimited):
+            await chat.send(ada, "lobby", "five")
+
+
+async def test_a_rooms_owner_deletes_what_others_sent(chat: Chat) -> None:
+    ada, bob = await chat.register("ada", PASSWORD), await chat.register("bob", PASSWORD)
+    await chat.create(ada, "tea")
+    await chat.join(bob, "tea")
+    await chat.send(bob, "tea", "spam")
+    await chat.send(ada, "tea", "no spam here")
+    with pytest.raises(Forbidden, match="Only who sent a message may edit it"):
+        await chat.edit(ada, "tea", 3, "ham")
+    with pytest.raises(Forbidden, match="or a moderator, may delete it"):
+        await chat.delete(bob, "tea", 4)
+    for reason in ("two\nlines", "x" * 501):
+        with pytest.raises(Invalid, match="reason"):
+            await chat.delete(ada, "tea", 3, reason=reason)
+    first = await chat.delete(ada, "tea", 3, reason=" off  topic ")
+    again = await chat.delete(bob, "tea", 3)
+    assert (again.seq, again.timestamp, again.duplicate) == (first.seq, first.timestamp, True)
+    with pytest.raises(NotFound, match="This message was deleted"):
+        await chat.edit(bob, "tea", 3, "ham")
+    with pytest.raises(NotFound, match="There is no such message"):
+        await chat.delete(ada, "tea", first.seq)
+    await chat.leave(bob, "tea")
+    with pytest.raises(NotMember):
+        await chat.delete(bob, "tea", 3)
+
+
+async def test_unread_counts_messages_whatever_becomes_of_them(chat: Chat) -> None:
+    ada, bob = await chat.register("ada", PASSWORD), await chat.register("bob", PASSWORD)
+    for user in (ada, bob):
+        await chat.join(user, "lobby")
+    for number in range(3):
+        await chat.send(ada, "lobby", str(number))
+    await chat.edit(ada, "lobby", 3, "edited")
+    await chat.delete(ada, "lobby", 4)
+    (membership,) = await chat.memberships(bob)
+    assert (membership.unread, membership.head, membership.read) == (3, 7, 2)
+    (membership,) = await chat.memberships(ada)
+    assert (membership.unread, membership.read) == (0, 5)

@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -24,8 +25,11 @@ from hypothesis import strategies as st
 from prompt_toolkit.utils import get_cwidth
 
 from chat_cli import tokens
+from chat_cli.lines import line as shown
 from chat_cli.printable import printable, wrapped
 from chat_transports.pipe import address
+from chatcore import Delete, Edit, Member, Message
+from chatcore.events import Durable
 from chatcore.testing import PATIENCE, eventually
 from tests.support import PASSWORD, ServerProcess, connected, present, serving
 from tests.terminal import Pane, Tmux
@@ -33,6 +37,7 @@ from tests.terminal import Pane, Tmux
 CLIENT = [sys.executable, "-c", "from chat_cli import main; main()"]
 MENU = ["1. Register", "2. Login", "3. Exit", "Choose an option:"]
 CREDENTIALS = ["Username:", "Password:"]
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -222,6 +227,21 @@ class TestPipe:
             "[System] Joined lobby as bob; /help lists the commands",
         ]
 
+    async def test_shows_what_was_said_before_as_it_is_now(self, server: ServerProcess) -> None:
+        async with present(server.urls["ws"], "ada") as ada:
+            for text in ("first", "second", "third"):
+                await ada.do("send", room="lobby", content=text)
+            await ada.do("edit", room="lobby", seq=2, content="1st")
+            await ada.do("delete", room="lobby", seq=3)
+            _, lines = await piped(server.urls["ws"], "1", "bob", PASSWORD, "/history 3")
+        shown = [
+            "[HH:MM] ada (edited): 1st",
+            "[HH:MM] ada: (deleted)",
+            "[HH:MM] ada: third",
+        ]
+        assert lines[6:9] == shown, "on joining"
+        assert lines[11:14] == shown, "and on asking"
+
     async def test_a_room_that_is_not_there_is_status_1(self, server: ServerProcess) -> None:
         status, lines = await piped(server.urls["ws"], "1", "ada", PASSWORD, room="cellar")
         assert (status, lines[-1]) == (1, "[System] There is no such room")
@@ -367,7 +387,7 @@ class TestTerminal:
             page = await bob.do("history", room="tea")
             assert [message["content"] for message in page["messages"]] == ["for tea"]
             await ada.enter("/history " + "9" * 5000)
-            await ada.until(lambda lines: lines[-2] == "/history takes a number, 1 or more")
+            await ada.until(lambda lines: lines[-2:-1] == ["/history takes a number, 1 or more"])
             await ada.enter("/leave", "/leave", "/users", "/history", "/leave")
             nowhere = ["You are in no room: /join one"] * 3
             await ada.until(lambda lines: [*nowhere, ">"] == lines[-4:])
@@ -447,7 +467,11 @@ class TestTerminal:
             await ada.until(lambda lines: lines[-1] == "lobby>")
             for room in ("tea", "lobby"):
                 await bob.do("send", room=room, content=f"again the {room}")
-            seen = await ada.until_shown("bob: again the lobby")
+            await ada.until_shown("bob: again the lobby")
+            for room, seq in (("tea", 3), ("lobby", 3)):
+                await bob.do("edit", room=room, seq=seq, content=f"edited in the {room}")
+                await bob.do("delete", room=room, seq=seq)
+            seen = await ada.until_shown("[System] bob deleted a message")
             await bob.do("leave", room="tea")
             await ada.until_shown("[System] bob left tea")
         assert [line[8:] for line in seen if re.match(r"\[\d\d:\d\d\]", line)] == [
@@ -455,7 +479,10 @@ class TestTerminal:
             "bob: here is the tea",
             "(tea) bob: again the tea",
             "bob: again the lobby",
+            "(tea) bob (edited): edited in the tea",
+            "bob (edited): edited in the lobby",
         ]
+        assert "[System] bob deleted a message in tea" in seen
 
     async def test_what_was_said_meanwhile_comes_once_above_what_is_half_typed(
         self, tmux: Tmux, tmp_path: Path
@@ -603,6 +630,31 @@ def test_address(url: str, expected: str) -> None:
 )
 def test_printable(text: str, expected: str) -> None:
     assert expected == printable(text)
+
+
+@pytest.mark.parametrize(
+    ("event", "expected"),
+    [
+        (Message("tea", 1, "ada", NOON, "hi"), "[HH:MM] ada: hi"),
+        (Message("tea", 1, "ada", NOON, "hey", edited=NOON), "[HH:MM] ada (edited): hey"),
+        (Message("tea", 1, "ada", NOON, "", erased=True), "[HH:MM] ada: (deleted)"),
+        (Edit("tea", 2, "ada", NOON, 1, "hey"), "[HH:MM] ada (edited): hey"),
+        (Edit("tea", 2, "ada", NOON, 1, "", erased=True), None),
+        (Delete("tea", 3, "bob", NOON, 1, "spam"), "[System] bob deleted a message"),
+        (Member("tea", 4, "bob", NOON, "bob", "leave"), None),
+    ],
+)
+def test_an_event_is_a_line_or_none(event: Durable, expected: str | None) -> None:
+    text = shown(event)
+    assert expected == (None if text is None else re.sub(r"\d\d:\d\d", "HH:MM", text))
+
+
+def test_a_line_names_the_room_where_it_is_another() -> None:
+    said = shown(Message("tea", 1, "ada", NOON, "hi"), "tea")
+    assert said is not None
+    assert said.endswith("] (tea) ada: hi")
+    deleted = shown(Delete("tea", 3, "bob", NOON, 1), "tea")
+    assert deleted == "[System] bob deleted a message in tea"
 
 
 @given(st.text(), st.integers(1, 100))
@@ -949,6 +1001,10 @@ async def test_tail_prints_each_event_once_across_a_restart(tmp_path: Path) -> N
                 present(again.urls["ws"], "bob") as bob,
             ):
                 await bob.do("send", room="lobby", content="five")
+                while said[-1].get("content") != "five":
+                    said.append(json.loads(await process.stdout.readline()))
+                await bob.do("edit", room="lobby", seq=said[0]["seq"] + 2, content="III")
+                await bob.do("delete", room="lobby", seq=said[0]["seq"] + 3)
                 await bob.do("leave", room="lobby")
                 while said[-1].get("action") != "leave":
                     said.append(json.loads(await process.stdout.readline()))
@@ -958,6 +1014,10 @@ async def test_tail_prints_each_event_once_across_a_restart(tmp_path: Path) -> N
         *("two", "three", "four", "five"),
     ]
     first = said[0]["seq"]
+    assert [(event["target"] - first, event.get("content")) for event in said[-3:-1]] == [
+        (2, "III"),
+        (3, None),
+    ]
     assert [event["seq"] for event in said] == list(range(first, first + len(said)))
 
 

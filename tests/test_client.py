@@ -14,7 +14,7 @@ import pytest
 import websockets
 
 from chat_transports.client import Backoff, CannotConnect, Client, connect
-from chatcore import Message, follower
+from chatcore import Delete, Edit, Message, follower
 from chatcore.errors import (
     BadCredentials,
     Conflict,
@@ -122,6 +122,56 @@ async def test_it_comes_back_and_shows_what_was_missed(tmp_path: Path) -> None:
     assert list(range(joined.head + 1, joined.head + 1 + len(seqs))) == seqs
 
 
+@pytest.mark.parametrize("door", ["ws", "tcp"])
+async def test_what_became_of_old_messages_while_away_arrives_too(
+    tmp_path: Path, door: str
+) -> None:
+    """An edit and a deletion of messages far before what a join would show; the server restarts."""
+    async with contextlib.AsyncExitStack() as stack:
+        server = await stack.enter_async_context(serving(tmp_path / "chat.db", "--limits", "none"))
+        bob = await stack.enter_async_context(connect(server.urls["tcp"], backoff=SOON))
+        await bob.register("bob", PASSWORD)
+        await bob.join("lobby")
+        first, second = [(await bob.send("lobby", text)).seq for text in ("one", "two")]
+        await asyncio.gather(*(bob.send("lobby", f"more {number}") for number in range(300)))
+        chat = await stack.enter_async_context(connect(server.urls[door], backoff=SOON))
+        await chat.register("ada", PASSWORD)
+        head = (await chat.join("lobby")).head
+
+        server.signal(signal.SIGKILL)
+        await until(chat, lambda event: isinstance(event, Reconnecting))
+        await server.exit_code()
+        ports = ("--port", port(server.urls["ws"]), "--tcp-port", port(server.urls["tcp"]))
+        away = asyncio.gather(
+            bob.edit("lobby", first, "uno"),
+            bob.delete("lobby", second, reason="a mistake"),
+            bob.send("lobby", "the end"),
+        )
+        again = await stack.enter_async_context(
+            serving(tmp_path / "chat.db", "--limits", "none", *ports)
+        )
+        edited, deleted, said = await away
+        seen = await until(chat, lambda event: "the end" in texts([event]))
+        told = [event for event in seen if isinstance(event, Edit | Delete)]
+        assert told == [
+            Edit("lobby", head + 1, "bob", edited.timestamp, first, "uno"),
+            Delete("lobby", head + 2, "bob", deleted.timestamp, second, "a mistake"),
+        ]
+        assert (edited.seq, deleted.seq, said.seq) == (head + 1, head + 2, head + 3)
+        assert sum(isinstance(event, Resumed) for event in seen) == 1
+
+        again.signal(signal.SIGTERM)
+        await until(chat, lambda event: isinstance(event, Reconnecting))
+        await again.exit_code()
+        await stack.enter_async_context(serving(tmp_path / "chat.db", "--limits", "none", *ports))
+        page = (await chat.history("lobby", around=second, limit=3)).messages
+        assert [(each.seq, each.content, each.erased) for each in page][:2] == [
+            (first, "uno", False),
+            (second, "", True),
+        ]
+        assert page[0].edited == edited.timestamp
+
+
 async def test_a_log_that_began_anew_is_told(tmp_path: Path) -> None:
     """Another database behind the same address: what was held is worth nothing."""
     for name in ("old.db", "new.db"):
@@ -194,9 +244,12 @@ async def test_sends_keep_to_the_servers_rate() -> None:
     async with serving() as server, connect(server.urls["tcp"]) as chat:
         await chat.register("ada", PASSWORD)
         await chat.join("lobby")
-        replies = await asyncio.gather(*(chat.send("lobby", str(n)) for n in range(14)))
-        first = replies[0].seq
-        assert [first + n for n in range(14)] == [reply.seq for reply in replies]
+        sent, edited = await asyncio.gather(
+            asyncio.gather(*(chat.send("lobby", str(n)) for n in range(9))),
+            asyncio.gather(*(chat.edit("lobby", 2, str(n)) for n in range(5))),
+        )
+        seqs = [*(reply.seq for reply in sent), *(reply.seq for reply in edited)]
+        assert [*range(seqs[0], seqs[0] + 14)] == seqs
 
 
 async def test_who_does_not_iterate_misses_nothing(
@@ -360,17 +413,17 @@ async def test_unanswered_commands_are_asked_again_in_order_and_others_fail() ->
     async def cut(hear: Any, say: Any) -> None:
         say({"hello": HELLO})
         say(login((await hear("login"))["id"]))
-        sent.extend([await hear("create"), await hear("send"), await hear("send")])
+        sent.extend([await hear(cmd) for cmd in ("create", "send", "edit", "delete")])
 
     async def answers(hear: Any, say: Any) -> None:
         say({"hello": HELLO})
         say(login((await hear("login"))["id"]))
-        for seq in (2, 3):
-            again = await hear("send")
+        for seq, cmd in ((2, "send"), (3, "edit"), (4, "delete")):
+            again = await hear(cmd)
             sent.append(again)
             say(
                 {
-                    "reply": "send",
+                    "reply": cmd,
                     "id": again["id"],
                     "room": "lobby",
                     "seq": seq,
@@ -382,11 +435,14 @@ async def test_unanswered_commands_are_asked_again_in_order_and_others_fail() ->
 
     async with following(cut, answers) as url, connect(url, token="c", backoff=SOON) as chat:
         created = asyncio.create_task(chat.create("tea"))
-        sends = asyncio.gather(chat.send("lobby", "one"), chat.send("lobby", "two"))
+        durable = asyncio.gather(
+            chat.send("lobby", "one"), chat.edit("lobby", 1, "two"), chat.delete("lobby", 1)
+        )
         with pytest.raises(Unavailable, match="whether this was done is not known"):
             await created
-        assert [2, 3] == [reply.seq for reply in await sends]
-    assert sent[1:3] == sent[3:]
+        assert [2, 3, 4] == [reply.seq for reply in await durable]
+    assert sent[1:4] == sent[4:]
+    assert 3 == len({frame["txn_id"] for frame in sent[4:]}), "each has one, and the same again"
 
 
 async def test_a_refusal_that_will_pass_is_waited_for() -> None:

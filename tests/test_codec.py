@@ -19,6 +19,10 @@ from chatcore.errors import ChatError, Invalid, RateLimited, TooLarge, UnknownCo
 from chatcore.events import (
     Bye,
     CreateReply,
+    Delete,
+    DeleteReply,
+    Edit,
+    EditReply,
     Event,
     Hello,
     HistoryReply,
@@ -185,6 +189,8 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "title": TEXT,
     "topic": TEXT,
     "content": TEXT,
+    "seq": NATURAL,
+    "reason": st.none() | TEXT,
     "txn_id": st.none() | st.text("abc:0-9 ☃", min_size=1, max_size=64),
     "since": st.none() | st.builds(Since, TEXT, NATURAL),
     "history": NATURAL,
@@ -235,7 +241,7 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=6,
 )
-KEYS = st.sampled_from(["id", *FIELDS, "before", "around", "epoch", "seq"]) | TEXT
+KEYS = st.sampled_from(["id", *FIELDS, "before", "around", "epoch"]) | TEXT
 OBJECTS = st.builds(
     lambda fields, cmd: {**fields, "cmd": cmd},
     st.dictionaries(KEYS, VALUES, max_size=5),
@@ -323,7 +329,46 @@ SHAPES: list[tuple[Reply | Event | Hello | Bye, str]] = [
         ' "members": [{"username": "ada", "display_name": "Ada", "role": "owner"}]}',
     ),
     (PingReply(), '{"reply": "ping", "id": 3}'),
+    (
+        EditReply("lobby", 123, AT),
+        f'{{"reply": "edit", "id": 3, "room": "lobby", "seq": 123, "timestamp": {TIME}}}',
+    ),
+    (
+        DeleteReply("lobby", 124, AT, duplicate=True),
+        f'{{"reply": "delete", "id": 3, "room": "lobby", "seq": 124, "timestamp": {TIME},'
+        ' "duplicate": true}',
+    ),
     (HI, MESSAGE),
+    (
+        Message("lobby", 122, "ada", AT, "Hi!", edited=AT),
+        f'{{"event": "message", "room": "lobby", "seq": 122, "sender": "ada", "timestamp": {TIME},'
+        f' "content": "Hi!", "edited": {TIME}}}',
+    ),
+    (
+        Message("lobby", 122, "ada", AT, "", erased=True),
+        f'{{"event": "message", "room": "lobby", "seq": 122, "sender": "ada", "timestamp": {TIME},'
+        ' "content": "", "erased": true}',
+    ),
+    (
+        Edit("lobby", 123, "ada", AT, 122, "Hi!"),
+        f'{{"event": "edit", "room": "lobby", "seq": 123, "sender": "ada", "timestamp": {TIME},'
+        ' "target": 122, "content": "Hi!"}',
+    ),
+    (
+        Edit("lobby", 123, "ada", AT, 122, "", erased=True),
+        f'{{"event": "edit", "room": "lobby", "seq": 123, "sender": "ada", "timestamp": {TIME},'
+        ' "target": 122, "content": "", "erased": true}',
+    ),
+    (
+        Delete("lobby", 124, "ada", AT, 122),
+        f'{{"event": "delete", "room": "lobby", "seq": 124, "sender": "ada", "timestamp": {TIME},'
+        ' "target": 122}',
+    ),
+    (
+        Delete("lobby", 124, "ada", AT, 122, "spam"),
+        f'{{"event": "delete", "room": "lobby", "seq": 124, "sender": "ada", "timestamp": {TIME},'
+        ' "target": 122, "reason": "spam"}',
+    ),
     (
         Member("lobby", 1, "ada", AT, "bob", "role", "reader"),
         f'{{"event": "member", "room": "lobby", "seq": 1, "sender": "ada", "timestamp": {TIME},'

@@ -11,6 +11,8 @@ from chatcore import commands
 from chatcore.commands import (
     Command,
     Create,
+    Delete,
+    Edit,
     History,
     Join,
     Login,
@@ -28,6 +30,10 @@ from chatcore.errors import Invalid
     [
         (Send, {"room": "lobby", "content": "hi", "txn_id": ""}, "txn_id has 1 to 64"),
         (Send, {"room": "lobby", "content": "hi", "txn_id": "x" * 65}, "txn_id has 1 to 64"),
+        (Edit, {"room": "lobby", "seq": -1, "content": "hi"}, "seq is 0 or more"),
+        (Edit, {"room": "lobby", "seq": 1, "content": "hi", "txn_id": ""}, "txn_id has 1 to 64"),
+        (Delete, {"room": "lobby", "seq": 2**53}, "below 2\\^53"),
+        (Delete, {"room": "lobby", "seq": 1, "txn_id": ""}, "txn_id has 1 to 64"),
         (Since, {"epoch": "e", "seq": -1}, "seq is 0 or more"),
         (Join, {"room": "lobby", "history": -1}, "history is 0 or more"),
         (History, {"room": "lobby", "before": -1}, "before is 0 or more"),

@@ -13,7 +13,7 @@ import pytest
 
 from chatcore import feed, hub
 from chatcore.chat import Chat
-from chatcore.events import Durable, Message
+from chatcore.events import Durable, Edit, Message
 from chatcore.model import Limits, User
 from chatcore.repository.memory import MemoryRepository
 from chatcore.testing import FaultyRepository, Hold, Transcript, connect, eventually, failing
@@ -355,10 +355,10 @@ class GatedRepository(MemoryRepository):
         return super().read(room, after, upto, limit)
 
     def messages(
-        self, room: str, after: int, before: int, limit: int, *, newest: bool
-    ) -> Sequence[Message]:
+        self, room: str, after: int, before: int, limit: int, *, newest: bool, upto: int
+    ) -> Sequence[Message | Edit]:
         self._wait()
-        return super().messages(room, after, before, limit, newest=newest)
+        return super().messages(room, after, before, limit, newest=newest, upto=upto)
 
 
 async def _long_lobby(chat: Chat, repository: GatedRepository) -> tuple[User, User]:
@@ -433,3 +433,206 @@ async def test_who_left_while_behind_and_joins_again_gets_what_follows() -> None
         await chat.send(ada, "lobby", "after all")
         while (await peer.event("message"))["content"] != "after all":
             pass
+
+
+# Edits and deletions.
+
+
+async def test_edits_and_deletions_come_in_order_like_all_events() -> None:
+    async with room("ada", "bob") as (_, _, ada, _, bob, _):
+        for number in range(2):
+            await ada.do("send", room="lobby", content=f"text {number}")
+        edited = await ada.do("edit", room="lobby", seq=3, content="edited")
+        deleted = await ada.do("delete", room="lobby", seq=4, reason="twice")
+        assert (edited["reply"], edited["seq"]) == ("edit", 5)
+        assert (deleted["reply"], deleted["seq"]) == ("delete", 6)
+        got = [await bob.event("message", "edit", "delete") for _ in range(4)]
+        assert [event["seq"] for event in got] == [3, 4, 5, 6]
+        assert (got[2]["target"], got[2]["content"]) == (3, "edited")
+        assert (got[3]["target"], got[3]["reason"]) == (4, "twice")
+
+
+async def test_a_slow_reader_gets_what_it_missed_without_the_text_that_is_gone() -> None:
+    """An old message edited, another deleted, while it does not read."""
+    async with room("ada", "bob", window=1_000) as (_, repository, ada, _, bob, slow):
+        first = (await ada.do("send", room="lobby", content="old"))["seq"]
+        second = (await ada.do("send", room="lobby", content="older than all pages"))["seq"]
+        bob.events.clear()
+        while slow.pending <= LIMITS.buffer_bytes:
+            await ada.do("send", room="lobby", content="x" * 4_000)
+        secret = (await ada.do("send", room="lobby", content="not for long"))["seq"]
+        for _ in range(feed.TAIL + 10):
+            await ada.do("send", room="lobby", content="more")
+            ada.events.clear()
+        for seq in (second, secret):
+            await ada.do("delete", room="lobby", seq=seq)
+        end = (await ada.do("edit", room="lobby", seq=first, content="edited"))["seq"]
+        assert repository.calls["read"] == 0
+        got: list[dict[str, Any]] = []
+        while not got or got[-1]["seq"] < end:
+            got.append(await bob.event("message", "edit", "delete"))
+        assert repository.calls["read"] > 0
+        assert [event["seq"] for event in got] == [*range(first, end + 1)]
+        assert [event["target"] for event in got if event["event"] == "delete"] == [second, secret]
+        assert [event["content"] for event in got if event["event"] == "edit"] == ["edited"]
+        erased = [event["seq"] for event in got if event.get("erased")]
+        assert erased == [secret], "the other was on its way already"
+        assert "not for long" not in str(got)
+
+
+async def test_what_is_kept_in_memory_lets_go_of_a_deleted_text() -> None:
+    async with room("ada", "bob") as (chat, repository, ada, _, _, _):
+        epoch = (await ada.do("join", room="lobby"))["epoch"]
+        await ada.do("send", room="lobby", content="a secret")
+        await ada.do("edit", room="lobby", seq=3, content="the secret")
+        newest = (await ada.do("join", room="lobby", history=1))["events"]
+        assert [(each["content"], "edited" in each) for each in newest] == [("the secret", True)]
+        await ada.do("delete", room="lobby", seq=3)
+        resumed = await ada.do("join", room="lobby", since={"epoch": epoch, "seq": 2})
+        fresh = await ada.do("join", room="lobby", history=1)
+        assert [event.get("erased") for event in resumed["events"]] == [True, True, None]
+        assert [event.get("erased") for event in fresh["events"]] == [True]
+        assert "secret" not in str(resumed) + str(fresh)
+        assert (repository.calls["read"], repository.calls["messages"]) == (0, 0)
+        assert "secret" not in str(chat.hub._feeds)  # noqa: SLF001 - memory is what is tested
+
+
+async def test_an_edit_that_is_not_announced_yet_is_in_no_page() -> None:
+    bus = CapriciousBus()
+    async with room("ada", "bob", bus=bus) as (_, _, ada, _, bob, _):
+        await ada.do("send", room="lobby", content="text")
+        bus.held = []
+        await ada.do("edit", room="lobby", seq=3, content="edited")
+        page = await bob.do("history", room="lobby")
+        assert (page["head"], page["messages"][0]["content"]) == (3, "text")
+        held, bus.held = bus.held, None
+        bus.deliver(held[0])
+        page = await bob.do("history", room="lobby")
+        assert (page["head"], page["messages"][0]["content"]) == (4, "edited")
+
+
+async def test_a_deletion_is_in_every_page_from_the_moment_of_its_commit() -> None:
+    bus = CapriciousBus()
+    async with room("ada", "bob", bus=bus) as (_, _, ada, _, bob, _):
+        await ada.do("send", room="lobby", content="text")
+        bus.held = []
+        await ada.do("delete", room="lobby", seq=3)
+        page = await bob.do("history", room="lobby")
+        assert (page["head"], page["messages"][0]["content"]) == (3, "")
+        assert page["messages"][0]["erased"] is True
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0), (0, 2), (2, 0)])
+async def test_what_waits_for_a_hole_lets_go_of_a_deleted_text(order: tuple[int, ...]) -> None:
+    """However the batches come, nobody gets a text after its deletion was heard of here."""
+    bus = CapriciousBus()
+    async with room("ada", "bob", bus=bus) as (_, repository, ada, _, bob, _):
+        gate = threading.Event()
+        repository.scripts.append(failing("read", Hold(gate)))
+        bus.held = []
+        await ada.do("send", room="lobby", content="lost")
+        bus.held = []
+        await ada.do("send", room="lobby", content="a secret")
+        await ada.do("edit", room="lobby", seq=4, content="the secret")
+        await ada.do("delete", room="lobby", seq=4)
+        held, bus.held = bus.held, None
+        for number in order:
+            bus.deliver(held[number])
+        gate.set()
+        got = [await bob.event("message", "edit", "delete") for _ in range(4)]
+        assert [event["seq"] for event in got] == [3, 4, 5, 6]
+        assert [event["content"] for event in got[:3]] == ["lost", "", ""]
+
+
+async def test_memory_lets_go_of_a_text_as_soon_as_its_deletion_is_heard_of() -> None:
+    """Though the event has to wait for a hole before it."""
+    bus = CapriciousBus()
+    async with room("ada", "bob", bus=bus) as (_, repository, ada, _, bob, _):
+        gate = threading.Event()
+        epoch = (await bob.do("join", room="lobby"))["epoch"]
+        await ada.do("send", room="lobby", content="a secret")
+        bus.held = []
+        await ada.do("send", room="lobby", content="lost")
+        await ada.do("delete", room="lobby", seq=3)
+        held, bus.held = bus.held, None
+        repository.scripts.append(failing("read", Hold(gate)))
+        bus.deliver(held[1])
+        resumed = await bob.do("join", room="lobby", since={"epoch": epoch, "seq": 2})
+        gate.set()
+        assert (resumed["head"], len(resumed["events"])) == (3, 1)
+        assert resumed["events"][0]["erased"] is True
+
+
+async def test_memory_lets_go_of_a_text_whose_deletion_is_found_in_the_log() -> None:
+    """The bus lost it, or another process deleted."""
+    bus = CapriciousBus()
+    async with room("ada", "bob", bus=bus) as (_, repository, ada, _, bob, _):
+        epoch = (await bob.do("join", room="lobby"))["epoch"]
+        await ada.do("send", room="lobby", content="a secret")
+        bus.held = []
+        await ada.do("delete", room="lobby", seq=3)
+        bus.held = None
+        await ada.do("send", room="lobby", content="after it")
+        while (await bob.event("message"))["seq"] < 5:
+            pass
+        reads = repository.calls["read"]
+        resumed = await bob.do("join", room="lobby", since={"epoch": epoch, "seq": 2})
+        assert repository.calls["read"] == reads
+        assert [event.get("erased") for event in resumed["events"]] == [True, None, None]
+
+
+class Overtaken(MemoryRepository):
+    """Holds what it has read until it is told to hand it over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+        self.gate.set()
+        self.holding = 0
+
+    def _hold(self) -> None:
+        self.holding += 1
+        self.gate.wait()
+        self.holding -= 1
+
+    def read(self, room: str, after: int, upto: int, limit: int) -> Sequence[Durable]:
+        found = super().read(room, after, upto, limit)
+        self._hold()
+        return found
+
+    def messages(
+        self, room: str, after: int, before: int, limit: int, *, newest: bool, upto: int
+    ) -> Sequence[Message | Edit]:
+        found = super().messages(room, after, before, limit, newest=newest, upto=upto)
+        self._hold()
+        return found
+
+
+@pytest.mark.parametrize("ask", ["history", "join"])
+async def test_a_page_that_a_deletion_overtakes_has_no_text_either(ask: str) -> None:
+    repository = Overtaken()
+    limits = Limits(messages=None, history=20)
+    async with Chat(repository, limits=limits, bcrypt_cost=4) as chat, connect(chat) as (bob, _):
+        ada = await chat.register("ada", "correct horse")
+        await bob.do("register", username="bob", password="correct horse")
+        await chat.join(ada, "lobby")
+        epoch = (await bob.do("join", room="lobby", history=0))["epoch"]
+        await chat.send(ada, "lobby", "a secret")
+        await chat.edit(ada, "lobby", 3, "the secret")
+        for _ in range(feed.TAIL):
+            await chat.send(ada, "lobby", "more")
+        fields: dict[str, dict[str, Any]] = {
+            "history": {"around": 3, "limit": 1},
+            "join": {"since": {"epoch": epoch, "seq": 2}},
+        }
+        bob.events.clear()
+        repository.gate.clear()
+        asked = await bob.start(ask, room="lobby", **fields[ask])
+        await eventually(lambda: repository.holding == 1)
+        await chat.delete(ada, "lobby", 3)
+        repository.gate.set()
+        answer = await bob.answer(asked)
+        page = answer["messages" if ask == "history" else "events"]
+        assert page[0]["seq"] == 3
+        assert page[0]["erased"] is True
+        assert "secret" not in str(answer)

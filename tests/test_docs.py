@@ -30,7 +30,18 @@ from chatcore.chat import Chat
 from chatcore.codec import COMMANDS, JsonLines
 from chatcore.commands import Command, Since
 from chatcore.errors import ChatError
-from chatcore.events import DURABLE, Bye, Close, Event, Member, MembershipChanged, Message, Presence
+from chatcore.events import (
+    DURABLE,
+    Bye,
+    Close,
+    Delete,
+    Edit,
+    Event,
+    Member,
+    MembershipChanged,
+    Message,
+    Presence,
+)
 from chatcore.model import Limits, Rate, Room
 from chatcore.repository.memory import MemoryRepository
 from chatcore.repository.sql import SqliteRepository
@@ -365,6 +376,8 @@ def test_a_commands_table_has_its_fields(command: type) -> None:
 AT = datetime(2026, 11, 22, 8, tzinfo=UTC)
 EVENTS: Sequence[Event] = (
     Message("lobby", 1, "ada", AT, "hi"),
+    Edit("lobby", 2, "ada", AT, 1, "Hi!"),
+    Delete("lobby", 3, "ada", AT, 1),
     Member("lobby", 1, "ada", AT, "ada", "join", "member"),
     MembershipChanged(ROOMS[0], "join", "e1", 1, 1, 1, 0, "member"),
     Presence("lobby", 1, ["ada"], []),

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import hypothesis.strategies as st
 import pytest
@@ -19,8 +19,21 @@ from hypothesis import given
 from chatcore import Chat, Member, Message, Since, SqliteRepository, User
 from chatcore import connect as join_in
 from chatcore.commands import Command
-from chatcore.errors import NotMember, RateLimited, Unavailable
-from chatcore.events import Durable, Event, JoinReply, Lost, Notice, Reset, SendReply
+from chatcore.errors import Forbidden, NotFound, NotMember, RateLimited, Unavailable
+from chatcore.events import (
+    Delete,
+    DeleteReply,
+    Durable,
+    Edit,
+    EditReply,
+    Event,
+    JoinReply,
+    Lost,
+    Notice,
+    Reset,
+    SendReply,
+)
+from chatcore.folding import fold, without
 from chatcore.follower import EVENTS_MOST
 from chatcore.model import Draft, Limits, Rate, Room
 from chatcore.participant import Participant, R
@@ -379,6 +392,55 @@ def test_a_text_is_compared_as_it_is_stored() -> None:
     assert [] == check_history([ada], {"lobby": log})
 
 
+# Edits and deletions.
+
+
+def test_what_was_seen_before_its_deletion_may_be_stored_erased() -> None:
+    story = Story()
+    story.events.append(Delete("lobby", 7, "ada", NOW, 4))
+    story.ada.deleting("lobby", 4)
+    for reading in story.bob.readings["lobby"]:
+        reading.seen.append(story.events[-1])
+    assert ("altered", "", "4 has its text still, and 7 deleted it") in story.violations()
+    story.events[3] = Message("lobby", 4, "ada", NOW, "", erased=True)
+    assert [] == story.violations()
+    story.bob.readings["lobby"][-1].head = 7
+    ((kind, who, detail),) = story.violations()
+    assert (kind, who) == ("altered", "bob")
+    assert detail.startswith("4 was seen as Message("), "who joins after a deletion gets no text"
+    story.bob.readings["lobby"][-1].seen[1] = story.events[3]
+    assert [] == story.violations()
+
+
+def test_an_erased_message_that_nobody_acknowledged_is_one_that_was_sent() -> None:
+    story = Story()
+    del story.bob.readings["lobby"][:]
+    story.events[4] = Message("lobby", 5, "ada", NOW, "", erased=True)
+    story.events.append(Delete("lobby", 7, "ada", NOW, 5))
+    story.ada.deleting("lobby", 5)
+    assert [] == story.violations()
+    story.ada.sends[2].failed(RateLimited("no"))
+    assert [
+        ("phantom", "ada", "an erased one is stored as 5, and nobody sent it")
+    ] == story.violations()
+
+
+def test_a_retry_of_an_edit_is_stored_once() -> None:
+    story = Story()
+    story.ada.editing("lobby", 3, "uno", "t1")
+    again = story.ada.editing("lobby", 3, "uno", "t1")
+    again.acknowledged(EditReply("lobby", 7, NOW, duplicate=True))
+    story.events.append(Edit("lobby", 7, "ada", NOW, 3, "uno"))
+    for reading in story.bob.readings["lobby"]:
+        reading.seen.append(story.events[-1])
+    assert [] == story.violations()
+    story.events.append(Edit("lobby", 8, "ada", NOW, 3, "uno"))
+    for reading in story.bob.readings["lobby"]:
+        reading.seen.append(story.events[-1])
+    expected = "the edit of 3 to 'uno' is stored once more as 8"
+    assert [("duplicated", "ada", expected)] == story.violations()
+
+
 # Many histories.
 
 
@@ -397,11 +459,20 @@ class World:
             for room in ROOMS:
                 self.store(arrival(len(self.logs[room]) + 1, record.who, room))
                 self.join(number, room)
+        for number in range(len(self.records)):
+            for how in ("answered", "unanswered"):
+                self.send(self.records[number], self.fresh(), "answered", "lobby")
+                self.edit(number, "lobby", how)
+                self.hear(number, "lobby")
+                self.delete(number, "lobby", how)
+            self.send(self.records[number], self.fresh(), "answered", "lobby")
+            self.edit(number, "lobby", "answered")
         for _ in range(3):
             for record in self.records:
                 self.send(record, self.fresh(), "answered", "lobby")
                 self.send(record, self.fresh(), "unanswered", "lobby")
         actions = [self.send_any, self.send_any, self.retry, self.hear, self.hear, self.join]
+        actions += [self.edit, self.delete]
         for _ in range(steps):
             number, room = self.chance.randrange(len(self.records)), self.chance.choice(ROOMS)
             action = self.chance.choice(actions)
@@ -444,6 +515,47 @@ class World:
         again = record.sending(room, text, txn)
         answered(again, seq or self.put(record, text, room), duplicate=seq > 0)
 
+    def edit(self, number: int, room: str, how: str | None = None) -> None:
+        record, message_ = self.records[number], self.one_of(number, room)
+        if message_ is None:
+            return
+        how = how or self.chance.choice(("answered", "unanswered", "vanished", "refused"))
+        sent = record.editing(room, message_.seq, self.fresh())
+        seq = 0
+        if how in ("answered", "unanswered"):
+            seq = len(self.logs[room]) + 1
+            self.store(Edit(room, seq, record.who, NOW, message_.seq, sent.content))
+        if how == "answered":
+            sent.acknowledged(EditReply(room, seq, NOW))
+        if how == "refused":
+            sent.failed(NotFound("no"))
+
+    def delete(self, number: int, room: str, how: str | None = None) -> None:
+        """Delete something, and perhaps once more."""
+        record, message_ = self.records[number], self.one_of(number, room)
+        if message_ is None:
+            return
+        how = how or self.chance.choice(("answered", "unanswered", "vanished", "refused"))
+        sent = record.deleting(room, message_.seq)
+        if how == "refused":
+            sent.failed(Forbidden("no"))
+        if how not in ("answered", "unanswered"):
+            return
+        seq = len(self.logs[room]) + 1
+        self.store(Delete(room, seq, record.who, NOW, message_.seq))
+        self.logs[room][:] = without({message_.seq}, self.logs[room])
+        if how == "answered":
+            sent.acknowledged(DeleteReply(room, seq, NOW))
+        if self.chance.random() < 0.5:
+            again = self.chance.choice(self.records).deleting(room, message_.seq)
+            again.acknowledged(DeleteReply(room, seq, NOW, duplicate=True))
+
+    def one_of(self, number: int, room: str) -> Message | None:
+        """Return the newest of somebody's messages that is not deleted."""
+        who = self.records[number].who
+        mine = [each for each in fold(self.logs[room]) if each.sender == who and not each.erased]
+        return mine[-1] if mine else None
+
     def join(self, number: int, room: str) -> None:
         log, record = self.logs[room], self.records[number]
         head = len(log)
@@ -454,7 +566,7 @@ class World:
             record.joined(told, Since("e", start))
             self.positions[number, room] = start + len(page)
         else:
-            recent = [event for event in log[-5:] if isinstance(event, Message)]
+            recent = fold(log)[-5:]
             record.joined(reply(head, *recent, room=room))
             self.positions[number, room] = head
 
@@ -508,6 +620,7 @@ class World:
 
 
 Planted: TypeAlias = Callable[[World], None]
+E = TypeVar("E", bound=Durable)
 
 
 def lost(world: World) -> None:
@@ -586,6 +699,73 @@ def seen_altered(world: World) -> None:
     seen[place] = evolve(seen[place], sender="eve")
 
 
+def edit_lost(world: World) -> None:
+    sent = world.records[0].editing("lobby", 1, "never there")
+    sent.acknowledged(EditReply("lobby", len(world.logs["lobby"]) + 1, NOW))
+
+
+def deletion_lost(world: World) -> None:
+    sent = world.records[0].deleting("lobby", 1)
+    sent.acknowledged(DeleteReply("lobby", world.chance.choice([2, 1_000]), NOW))
+
+
+def one(world: World, kind: type[E], *, erased: bool = False) -> E:
+    """Return an event of the lobby."""
+    log = world.logs["lobby"]
+    found = [
+        each for each in log if isinstance(each, kind) and getattr(each, "erased", erased) == erased
+    ]
+    return world.chance.choice(found)
+
+
+def edited_twice(world: World) -> None:
+    world.store(evolve(one(world, Edit), seq=len(world.logs["lobby"]) + 1))
+
+
+def edited_by_nobody(world: World) -> None:
+    target = one(world, Message)
+    seq = len(world.logs["lobby"]) + 1
+    world.store(Edit("lobby", seq, target.sender, NOW, target.seq, "boo"))
+
+
+def deleted_twice(world: World) -> None:
+    world.store(evolve(one(world, Delete), seq=len(world.logs["lobby"]) + 1))
+
+
+def deleted_by_nobody(world: World) -> None:
+    target, seq = one(world, Message), len(world.logs["lobby"]) + 1
+    world.store(Delete("lobby", seq, "eve", NOW, target.seq))
+    world.logs["lobby"][:] = without({target.seq}, world.logs["lobby"])
+
+
+def edit_altered(world: World) -> None:
+    edit = one(world, Edit)
+    world.logs["lobby"][edit.seq - 1] = evolve(edit, content="something else")
+
+
+def text_left(world: World) -> None:
+    event = one(world, world.chance.choice((Message, Edit)), erased=True)
+    assert isinstance(event, Message | Edit)
+    world.logs["lobby"][event.seq - 1] = evolve(event, content="still here", erased=False)
+
+
+def text_gone(world: World) -> None:
+    event = one(world, Message)
+    world.logs["lobby"][event.seq - 1] = evolve(event, content="", erased=True)
+
+
+def text_told_after_its_deletion(world: World) -> None:
+    event, head = one(world, Message, erased=True), len(world.logs["lobby"])
+    told = evolve(event, content="still here", erased=False)
+    world.chance.choice(world.records).joined(reply(head, told))
+
+
+def joined_without_the_edit(world: World) -> None:
+    edit = one(world, Edit)
+    head, log = len(world.logs["lobby"]), world.logs["lobby"]
+    world.chance.choice(world.records).joined(reply(head, log[edit.target - 1]))
+
+
 PLANTED: dict[Planted, str] = {
     lost: "lost",
     stored_twice: "duplicated",
@@ -600,6 +780,17 @@ PLANTED: dict[Planted, str] = {
     restored: "gap",
     stored_altered: "altered",
     seen_altered: "altered",
+    edit_lost: "lost",
+    deletion_lost: "lost",
+    edited_twice: "duplicated",
+    edited_by_nobody: "phantom",
+    deleted_twice: "duplicated",
+    deleted_by_nobody: "phantom",
+    edit_altered: "altered",
+    text_left: "altered",
+    text_gone: "lost",
+    text_told_after_its_deletion: "altered",
+    joined_without_the_edit: "altered",
 }
 
 

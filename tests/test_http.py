@@ -326,6 +326,16 @@ async def test_rooms_and_messages() -> None:
             assert complete == page["complete"]
             assert page["head"] == 4
 
+        edited = await ada.do("edit", room="lobby", seq=2, content="hey")
+        await ada.do("delete", room="lobby", seq=3)
+        messages = (await asking.get("/rooms/lobby/messages?limit=3")).json["messages"]
+        assert [message["content"] for message in messages] == ["hey", "", "three"]
+        assert [message.get("edited") for message in messages] == [edited["timestamp"], None, None]
+        assert [message.get("erased") for message in messages] == [None, True, None]
+        document = (await asking.get("/openapi.json")).json
+        fields = document["components"]["schemas"]["Message"]["properties"]
+        assert {name for message in messages for name in message} == set(fields)
+
 
 @pytest.mark.parametrize(
     ("fields", "refusal"),

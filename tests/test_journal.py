@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from chatcore.errors import ChatError, StorageFull, Unavailable
 from chatcore.events import Stored
@@ -15,6 +18,7 @@ from chatcore.journal import Journal
 from chatcore.model import Draft, Room, User, utcnow
 from chatcore.ports import Outcome
 from chatcore.repository.memory import MemoryRepository
+from chatcore.repository.sql import SqliteRepository
 from chatcore.testing import (
     Call,
     FaultyRepository,
@@ -257,3 +261,47 @@ async def test_a_writer_that_dies_answers_everyone_and_says_of_what(
         await write
     assert [record.levelname for record in caplog.records] == ["CRITICAL"]
     await desk.journal.close()
+
+
+async def test_a_retry_is_as_unknown_as_the_first_where_both_were_in_one_lost_batch(
+    tmp_path: Path,
+) -> None:
+    """To answer it as a duplicate would acknowledge what is not stored."""
+
+    def refuse(_: sa.Connection) -> None:
+        raise sa.exc.OperationalError("COMMIT", None, sqlite3.OperationalError("disk I/O error"))
+
+    def draft(kind: str, body: Mapping[str, object], txn_id: str | None = None) -> Draft:
+        return Draft(
+            room=LOBBY, sender="ada", kind=kind, body=body, timestamp=utcnow(), txn_id=txn_id
+        )
+
+    inside, gate = SqliteRepository(tmp_path / "chat.db"), threading.Event()
+    inside.open()
+    inside.add_user(User("ada", "Ada"), None)
+    inside.add_room(LOBBY)
+    inside.append([draft("member", JOIN), draft("message", {"content": "two"})])
+    repository = FaultyRepository(inside, failing("append", Hold(gate), times=1))
+    journal, outcomes = Journal(repository, lambda _: None), list[Outcome]()
+    queued = [
+        draft("message", {"content": "alone"}),
+        draft("message", {"content": "once"}, "t1"),
+        draft("message", {"content": "once"}, "t1"),
+        draft("delete", {"target": 2}),
+        draft("delete", {"target": 2}),
+    ]
+    journal.append(queued[0], outcomes.append)
+    await eventually(lambda: repository.calls["append"] == 1)
+    for each in queued[1:]:
+        journal.append(each, outcomes.append)
+    sa.event.listen(sa.Engine, "commit", refuse)
+    try:
+        gate.set()
+        await eventually(lambda: len(outcomes) == len(queued))
+    finally:
+        sa.event.remove(sa.Engine, "commit", refuse)
+    assert [type(outcome) for outcome in outcomes] == [Unavailable] * len(queued)
+    assert repository.calls["append"] == 2, "in one batch"
+    await journal.close()
+    assert inside.head("lobby", 0)[1] == 2
+    inside.close()

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
+import orjson
 from attrs import define, field
 from hypothesis import note
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from chatcore import feed
+from chatcore import Message, feed, fold
 from chatcore.chat import Chat
+from chatcore.codec import JsonLines
+from chatcore.events import Durable
 from chatcore.model import LOBBY, Limits
 from chatcore.ports import Repository
 from chatcore.repository.memory import MemoryRepository
@@ -25,32 +28,93 @@ from chatcore.testing import Transcript, connect
 
 ROOMS = (LOBBY, "den")
 USERS = ("ada", "bob", "cyd")
+WIRE = JsonLines(Limits())
+
+
+@define
+class Happened:
+    """An event, as the model has it."""
+
+    who: str
+    word: str
+    """`message`, `edit` or `delete`; else what somebody's membership did."""
+    text: str = ""
+    target: int = 0
+    by: int = 0
+    """What deleted this message, by its seq."""
+
+    def told(self) -> dict[str, object]:
+        """Return what the event must say, on the log."""
+        match self.word:
+            case "message" | "edit":
+                says: dict[str, object] = {"content": "" if self.by else self.text}
+                return says | ({"erased": True} if self.by else {})
+            case "delete":
+                return {"target": self.target}
+        return {"action": self.word}
 
 
 @define
 class Model:
     """What the log must hold, told by the answers alone."""
 
-    logs: dict[str, list[tuple[str, str]]] = field(factory=lambda: {room: [] for room in ROOMS})
-    """For each room what happened, in seq order: who, and what."""
+    logs: dict[str, list[Happened]] = field(factory=lambda: {room: [] for room in ROOMS})
+    """For each room what happened, in seq order."""
     members: set[tuple[str, str]] = field(factory=set)
-    txns: dict[tuple[str, str, str], tuple[str, int]] = field(factory=dict)
+    txns: dict[tuple[str, str, str], tuple[object, int]] = field(factory=dict)
 
-    def send(self, user: str, room: str, text: str, txn_id: str | None) -> tuple[str, int]:
-        """Say what a send is answered with: an error's code, or a seq."""
+    def ask(
+        self, user: str, room: str, what: Happened, txn_id: str | None, *, owner: bool = False
+    ) -> tuple[str, int]:
+        """Say what a command is answered with: an error's code, or a seq."""
+        asked = (what.word, what.text, what.target)
         if txn_id is not None and (user, room, txn_id) in self.txns:
             first, seq = self.txns[user, room, txn_id]
-            return ("", seq) if first == text else ("txn_conflict", 0)
+            return ("", seq) if first == asked else ("txn_conflict", 0)
         if (user, room) not in self.members:
             return "not_member", 0
-        seq = self.happen(user, room, text)
+        seq = 0
+        if what.word != "message":
+            log = self.logs[room]
+            message = log[what.target - 1] if 1 <= what.target <= len(log) else None
+            if message is None or message.word != "message":
+                return "not_found", 0
+            if message.who != user and not (owner and what.word == "delete"):
+                return "forbidden", 0
+            if message.by and what.word == "edit":
+                return "not_found", 0
+            seq = message.by
+        seq = seq or self.happen(what, room)
         if txn_id is not None:
-            self.txns[user, room, txn_id] = (text, seq)
+            self.txns[user, room, txn_id] = (asked, seq)
         return "", seq
 
-    def happen(self, user: str, room: str, what: str) -> int:
-        self.logs[room].append((user, what))
-        return len(self.logs[room])
+    def happen(self, what: Happened, room: str) -> int:
+        self.logs[room].append(what)
+        seq = len(self.logs[room])
+        if what.word == "delete":
+            for place, each in enumerate(self.logs[room], 1):
+                if what.target in (place, each.target) and each.word in ("message", "edit"):
+                    each.by = seq
+        return seq
+
+    def messages(self, room: str) -> list[tuple[int, str, bool, bool]]:
+        """Return each message as it is now: its seq and text, whether it was edited, or erased."""
+        found = []
+        for seq, each in enumerate(self.logs[room], 1):
+            if each.word == "message":
+                edits = [e.text for e in self.logs[room] if (e.word, e.target) == ("edit", seq)]
+                text = "" if each.by else [each.text, *edits][-1]
+                found.append((seq, text, bool(edits) and not each.by, each.by > 0))
+        return found
+
+
+def folded(frames: list[dict[str, Any]]) -> list[tuple[int, str, bool, bool]]:
+    """Return of each message what the model has of it."""
+    return [
+        (each["seq"], each["content"], "edited" in each, each.get("erased", False))
+        for each in frames
+    ]
 
 
 @define
@@ -62,7 +126,8 @@ class Peer:
     link: Any
     seen: dict[str, int] = field(factory=dict)
     """The last seq given, of each room that it listens to."""
-    left: dict[str, tuple[str, int]] = field(factory=dict)
+    held: dict[str, list[Message]] = field(factory=dict)
+    """Of each room that it listens to from its beginning, the messages folded from all events."""
 
 
 class Machine(RuleBasedStateMachine):
@@ -79,6 +144,8 @@ class Machine(RuleBasedStateMachine):
         self.peers: list[Peer] = []
         self.numbers = itertools.count()
         self.epochs: dict[str, str] = {}
+        self.owner = ("ada", "den")
+        """Who may delete what others sent there."""
 
     def run(self, work: Any) -> Any:
         return self.loop.run_until_complete(work)
@@ -115,7 +182,7 @@ class Machine(RuleBasedStateMachine):
             await self._connect(user)
         owner = self.peers[0]
         assert "room" in await owner.talk.do("create", room="den")
-        self.model.happen("ada", "den", "join")
+        self.model.happen(Happened("ada", "join"), "den")
         self.model.members.add(("ada", "den"))
 
     async def _connect(self, user: str) -> None:
@@ -136,9 +203,35 @@ class Machine(RuleBasedStateMachine):
         fields: dict[str, object] = {"room": room, "content": text}
         if txn is not None:
             fields["txn_id"] = txn
-        code, seq = self.model.send(peer.user, room, text, txn)
+        code, seq = self.model.ask(peer.user, room, Happened(peer.user, "message", text), txn)
         answer = self.run(peer.talk.do("send", **fields))
         note(f"{peer.user} > {room}: {text!r} {txn} -> {answer}")
+        assert answer.get("error", {}).get("code", "") == code
+        assert answer.get("seq", 0) == seq
+
+    @rule(
+        who=st.integers(0, 9),
+        room=st.sampled_from(ROOMS),
+        back=st.integers(-1, 20),
+        text=st.none() | st.text("AB☃", min_size=1),
+        txn=st.none() | st.sampled_from("xyz"),
+    )
+    def edit_or_delete(
+        self, who: int, room: str, back: int, text: str | None, txn: str | None
+    ) -> None:
+        """Edit or delete any event, or one that is not there; a message where the rules allow."""
+        peer = self.peers[who % len(self.peers)]
+        seqs = [seq for seq, *_ in self.model.messages(room)]
+        target = max(0, seqs[-1 - back] if 0 <= back < len(seqs) else len(seqs) - back)
+        cmd = "delete" if text is None else "edit"
+        fields: dict[str, object] = {"room": room, "seq": target}
+        fields |= {} if text is None else {"content": text}
+        fields |= {} if txn is None else {"txn_id": txn}
+        owner = (peer.user, room) == self.owner
+        what = Happened(peer.user, cmd, text or "", target)
+        code, seq = self.model.ask(peer.user, room, what, txn, owner=owner)
+        answer = self.run(peer.talk.do(cmd, **fields))
+        note(f"{peer.user} > {room}: {cmd} {target} {text!r} {txn} -> {answer}")
         assert answer.get("error", {}).get("code", "") == code
         assert answer.get("seq", 0) == seq
 
@@ -147,7 +240,10 @@ class Machine(RuleBasedStateMachine):
         """Pipelined sends are stored in their order."""
         peer = self.peers[who % len(self.peers)]
         texts = [f"{next(self.numbers)}".ljust(60, ".") for _ in range(count)]
-        expected = [self.model.send(peer.user, room, text, None) for text in texts]
+        expected = [
+            self.model.ask(peer.user, room, Happened(peer.user, "message", text), None)
+            for text in texts
+        ]
 
         async def go() -> list[dict[str, Any]]:
             ids = [await peer.talk.start("send", room=room, content=text) for text in texts]
@@ -166,7 +262,7 @@ class Machine(RuleBasedStateMachine):
             since = {"epoch": self.epochs[room], "seq": max(0, len(self.model.logs[room]) - back)}
         if (peer.user, room) not in self.model.members:
             self.model.members.add((peer.user, room))
-            self.model.happen(peer.user, room, "join")
+            self.model.happen(Happened(peer.user, "join"), room)
         fields: dict[str, object] = {"room": room} | ({"since": since} if since else {})
         reply = self.run(peer.talk.do("join", **fields))
         note(f"{peer.user} joins {room} since {since} -> {reply}")
@@ -174,18 +270,16 @@ class Machine(RuleBasedStateMachine):
         assert reply["head"] == len(self.model.logs[room])
         assert reply["recovered"] == (since is not None)
         peer.talk.events.clear()  # of before; what was on its way then has been compared
+        peer.held.pop(room, None)
         if since is not None:
             peer.seen[room] = int(str(since["seq"]))
+            if not peer.seen[room]:
+                peer.held[room] = []
             for event in reply["events"]:
                 self.compare(peer, event)
         else:
             peer.seen[room] = reply["head"]
-            messages = [
-                seq
-                for seq, (_, what) in enumerate(self.model.logs[room], 1)
-                if what not in ("join", "leave")
-            ]
-            assert [event["seq"] for event in reply["events"]] == messages[-7:]
+            assert folded(reply["events"]) == self.model.messages(room)[-7:]
 
     @rule(who=st.integers(0, 9), room=st.sampled_from(ROOMS))
     def leave(self, who: int, room: str) -> None:
@@ -195,7 +289,9 @@ class Machine(RuleBasedStateMachine):
         assert ("error" in answer) == (not member)
         if member:
             self.model.members.remove((peer.user, room))
-            self.model.happen(peer.user, room, "leave")
+            self.model.happen(Happened(peer.user, "leave"), room)
+            if self.owner == (peer.user, room):
+                self.owner = ("", "")
             for each in self.peers:
                 if each.user == peer.user and room in each.seen:
                     self.run(self.read_up(each))
@@ -224,13 +320,16 @@ class Machine(RuleBasedStateMachine):
             fields["before"] = before
         page = self.run(peer.talk.do("history", **fields))
         expected = [
-            seq
-            for seq, (_, what) in enumerate(self.model.logs[room], 1)
-            if what not in ("join", "leave") and (before is None or seq < before)
+            each for each in self.model.messages(room) if before is None or each[0] < before
         ]
         shown = min(limit, 7)
-        assert [message["seq"] for message in page["messages"]] == expected[-shown:]
+        assert folded(page["messages"]) == expected[-shown:]
         assert page["complete"] == (len(expected) <= shown)
+        self.run(self.read_up(peer))
+        if room in peer.held:  # all that happened, folded, is what the page shows of it
+            seqs = {message["seq"] for message in page["messages"]}
+            mine = [WIRE.encode(each) for each in peer.held[room] if each.seq in seqs]
+            assert [orjson.loads(frame) for frame in mine] == page["messages"]
 
     @rule(who=st.integers(0, 9))
     def read(self, who: int) -> None:
@@ -245,9 +344,18 @@ class Machine(RuleBasedStateMachine):
             return
         peer.seen[room] += 1
         assert event["seq"] == peer.seen[room], "each event once, in order, without a hole"
-        who, what = self.model.logs[room][event["seq"] - 1]
-        told = event["content"] if event["event"] == "message" else event["action"]
-        assert (event["sender"], told) == (who, what)
+        what = self.model.logs[room][event["seq"] - 1]
+        assert event["sender"] == what.who
+        if what.by and not event.get("erased"):
+            # It came before its deletion, which must be still to come.
+            assert peer.seen[room] < what.by
+            assert event["content"] == what.text
+        else:
+            assert {key: event.get(key) for key in what.told()} == what.told()
+        if room in peer.held:
+            told = WIRE.told(orjson.dumps(event))
+            assert isinstance(told, Durable)
+            peer.held[room] = fold([*peer.held[room], told])
 
     async def read_up(self, peer: Peer) -> None:
         """Read until the peer has all that there is."""

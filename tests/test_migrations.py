@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,8 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from chatcore.errors import SchemaError
+from chatcore.events import Stored
+from chatcore.model import Draft
 from chatcore.repository.sql import SqliteRepository
 from chatcore.repository.sql.migrate import NEWEST, VERSION_TABLE, downgrade, migrate, upgrade
 from chatcore.repository.sql.schema import metadata
@@ -141,3 +146,79 @@ def test_opening_what_is_up_to_date_does_not_load_alembic(tmp_path: Path) -> Non
     command = [sys.executable, "-c", program, str(tmp_path / "chat.db")]
     runs = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in "12"]
     assert [run.stdout for run in runs] == ["True\n", "False\n"]
+
+
+# From one step to the next, with data.
+
+FIRST = """
+INSERT INTO users VALUES (1, 'ada', 'hash', 'Ada', 'ada', 0), (2, 'bob', 'hash', 'Bob', 'bob', 0);
+INSERT INTO rooms VALUES (1, 'lobby', 'lobby', 'public', 'Lobby', '', 'e1', 1, 4, 2);
+INSERT INTO events VALUES
+  (1, 1, 1, 'member', 1, 1000, 0, 11, '{"username":"ada","action":"join","role":"member"}'),
+  (2, 1, 2, 'member', 2, 2000, 0, 12, '{"username":"bob","action":"join","role":"member"}'),
+  (3, 1, 3, 'message', 1, 3000, 1, 13, '{"content":"three"}'),
+  (4, 1, 4, 'message', 2, 4000, 2, 14, '{"content":"four"}');
+INSERT INTO members VALUES (1, 1, 'member', 3, 1), (1, 2, 'member', 4, 2);
+"""
+
+
+def rows(path: Path, query: str) -> list[tuple[object, ...]]:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        return connection.execute(query).fetchall()
+
+
+def test_a_database_of_the_first_step_goes_up_and_back_with_its_data(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    engine = sa.create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        upgrade(connection, "0001")
+        first = things(connection)
+    with contextlib.closing(sqlite3.connect(path)) as plain:
+        plain.executescript(FIRST)
+    everything = "SELECT seq, kind, sender_id, timestamp, messages, draft, body FROM events"
+    before, shown = rows(path, everything), rows(path, "SELECT * FROM messages")
+
+    repository = SqliteRepository(path)
+    repository.open()
+    assert (before, shown) == (rows(path, everything), rows(path, "SELECT * FROM messages"))
+    assert [event.seq for event in repository.read("lobby", 0, 9, 9)] == [1, 2, 3, 4]
+    room = repository.room("lobby")
+    assert room is not None
+
+    def draft(sender: str, kind: str, **body: object) -> Draft:
+        return Draft(
+            room=room,
+            sender=sender,
+            kind=kind,
+            body=body,
+            timestamp=datetime(2026, 1, 1, tzinfo=UTC),
+        )
+
+    outcomes = repository.append(
+        [
+            draft("ada", "edit", target=3, content="III"),
+            draft("ada", "edit", target=3, content="3"),
+            draft("bob", "delete", target=4),
+        ]
+    )
+    assert all(isinstance(outcome, Stored) for outcome in outcomes)
+    repository.close()
+
+    with engine.begin() as connection:
+        downgrade(connection, "0001")
+        assert first == things(connection)
+        assert connection.exec_driver_sql("PRAGMA foreign_key_check").all() == []
+    assert [(*row[:2], row[-1]) for row in rows(path, everything)] == [
+        *((*row[:2], row[-1]) for row in before[:2]),
+        (3, "message", '{"content":"3"}'),
+        (4, "message", '{"content":""}'),
+        (5, "member", '{"username":"ada","action":"edit"}'),
+        (6, "member", '{"username":"ada","action":"edit"}'),
+        (7, "member", '{"username":"bob","action":"delete"}'),
+    ], "each has its place, and what it says now"
+    assert rows(path, "SELECT username, content FROM messages") == [("ada", "3"), ("bob", "")]
+    engine.dispose()
+    repository = SqliteRepository(path)
+    repository.open()
+    assert [event.seq for event in repository.read("lobby", 0, 9, 9)] == [1, 2, 3, 4, 5, 6, 7]
+    repository.close()

@@ -11,8 +11,19 @@ import pytest
 
 from chatcore import Chat, MemoryRepository, SqliteRepository, User
 from chatcore import peer as peer_module
-from chatcore.errors import NotMember, RateLimited, SchemaError, Unavailable
-from chatcore.events import Event, Lost, Member, MembershipChanged, Message, Notice, Presence, Reset
+from chatcore.errors import Forbidden, NotMember, RateLimited, SchemaError, Unavailable
+from chatcore.events import (
+    Delete,
+    Edit,
+    Event,
+    Lost,
+    Member,
+    MembershipChanged,
+    Message,
+    Notice,
+    Presence,
+    Reset,
+)
 from chatcore.follower import EVENTS_HELD, EVENTS_MOST
 from chatcore.model import Limits, Rate
 from chatcore.peer import Peer, connect
@@ -55,6 +66,16 @@ async def test_two_take_part(chat: Chat) -> None:
         assert heard.timestamp == sent.timestamp
         assert (await first.send("lobby", "hi, bob", txn_id="a1")).duplicate
         assert list((await second.history("lobby")).messages) == [heard]
+        edited = await first.edit("lobby", sent.seq, "hi, Bob", txn_id="a2")
+        assert (edited.seq, edited.duplicate) == (sent.seq + 1, False)
+        assert (await first.edit("lobby", sent.seq, "hi, Bob", txn_id="a2")).duplicate
+        (now,) = (await second.history("lobby")).messages
+        assert (now.content, now.edited) == ("hi, Bob", edited.timestamp)
+        with pytest.raises(Forbidden, match="Only who sent a message may edit it"):
+            await second.edit("lobby", sent.seq, "hi, me")
+        assert (await first.delete("lobby", sent.seq, reason="done")).seq == edited.seq + 1
+        (now,) = (await second.history("lobby")).messages
+        assert (now.content, now.edited, now.erased) == ("", None, True)
         assert list((await first.who("lobby")).online) == ["ada", "bob"]
         assert [m.username for m in (await first.members("lobby")).members] == ["ada", "bob"]
         assert (await second.create("den", title="The den")).title == "The den"
@@ -75,11 +96,13 @@ async def test_every_kind_of_event_is_an_object(chat: Chat) -> None:
     async with connect(chat, ada) as peer:
         await peer.join("lobby")
         await chat.join(bob, "lobby")
-        await chat.send(bob, "lobby", "hello")
+        said = await chat.send(bob, "lobby", "hello")
+        await chat.edit(bob, "lobby", said.seq, "hello, ada")
+        await chat.delete(bob, "lobby", said.seq)
         kinds: set[type[Event | Notice]] = set()
         async for event in peer:
             kinds.add(type(event))
-            if kinds == {Member, MembershipChanged, Message, Presence}:
+            if kinds == {Delete, Edit, Member, MembershipChanged, Message, Presence}:
                 break
 
 

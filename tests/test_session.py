@@ -9,6 +9,8 @@ import pytest
 from chatcore.commands import (
     Command,
     Create,
+    Delete,
+    Edit,
     History,
     Join,
     Leave,
@@ -38,6 +40,8 @@ LEGAL: list[tuple[Command, type[ChatError] | None, type[ChatError] | None]] = [
     (Join("den"), Unauthenticated, None),
     (Leave("den"), Unauthenticated, None),
     (Send("den", "hi"), Unauthenticated, None),
+    (Edit("den", 1, "hi"), Unauthenticated, None),
+    (Delete("den", 1), Unauthenticated, None),
     (History("den"), Unauthenticated, None),
     (Who("den"), Unauthenticated, None),
     (Members("den"), Unauthenticated, None),

@@ -486,6 +486,28 @@ async def test_history_is_the_last_fifty_oldest_first() -> None:
             assert [message["content"] for message in messages] == [str(n) for n in range(10, 60)]
 
 
+async def test_edits_and_deletions_are_not_told_and_history_has_what_came_of_them() -> None:
+    async with (
+        serving(transports=DOORS) as server,
+        joined(server.http, "ada") as ada,
+        present(server.urls["ws"], "carol") as carol,
+    ):
+        seqs = [
+            (await carol.do("send", room="lobby", content=text))["seq"]
+            for text in ("one", "two", "three")
+        ]
+        await carol.do("edit", room="lobby", seq=seqs[0], content="uno")
+        await carol.do("delete", room="lobby", seq=seqs[1])
+        await carol.do("send", room="lobby", content="four")
+        heard = [(await ada.ears.next("new_message"))["content"] for _ in range(4)]
+        assert heard == ["one", "two", "three", "four"]
+        token = await login(server.http, "bob")
+        async with python_client(server.http, {"token": token}) as bob:
+            await bob.emit("join", {})
+            messages = (await bob.ears.next("message_history"))["messages"]
+        assert [message["content"] for message in messages] == ["uno", "three", "four"]
+
+
 async def test_rates_are_those_of_every_door() -> None:
     async with serving(transports=DOORS) as server, joined(server.http, "ada") as ada:
         for number in range(15):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import sqlite3
 import subprocess
 import sys
@@ -54,6 +55,14 @@ def say(text: str, **more: Any) -> Draft:
     return draft("message", {"content": text}, **more)
 
 
+def edit(target: int, text: str) -> Draft:
+    return draft("edit", {"target": target, "content": text})
+
+
+def delete(target: int) -> Draft:
+    return draft("delete", {"target": target})
+
+
 def member(action: str, **body: object) -> Draft:
     return draft("member", {"username": "ada", "action": action, **body})
 
@@ -70,9 +79,9 @@ def test_every_commit_is_synced_and_every_key_is_checked(
     repository: SqliteRepository, engine: str
 ) -> None:
     with getattr(repository, engine)() as connection:
-        names = ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        names = ("journal_mode", "synchronous", "foreign_keys", "secure_delete", "busy_timeout")
         values = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in names]
-    assert values == ["wal", 2, 1, 5000]
+    assert values == ["wal", 2, 1, 1, 5000]
 
 
 def statements_for(repository: SqliteRepository, drafts: list[Draft]) -> list[str]:
@@ -95,10 +104,13 @@ def statements_for(repository: SqliteRepository, drafts: list[Draft]) -> list[st
 
 def test_a_batch_takes_as_many_statements_whatever_its_size(repository: SqliteRepository) -> None:
     def batch(size: int) -> list[Draft]:
-        said = [say(f"text {number}", txn_id=f"{size}:{number}") for number in range(size - 2)]
-        return [*said, member("leave"), member("join", role="member")]
+        head = repository.head("lobby", 0)[1]
+        said = [say(f"text {number}", txn_id=f"{size}:{number}") for number in range(size)]
+        edited = [edit(head + number, "edited") for number in range(1, size)]
+        deleted = [delete(head + number) for number in range(1, size - 1)]
+        return [*said, *edited, *deleted, member("leave"), member("join", role="member")]
 
-    few, many = (statements_for(repository, batch(size)) for size in (5, 500))
+    few, many = (statements_for(repository, batch(size)) for size in (5, 300))
     assert few == many
     assert len(few) < 12
 
@@ -336,6 +348,74 @@ def test_a_commit_that_fails_is_an_unknown_outcome(
     assert isinstance(repository.append(drafts)[0], Stored), "the next batch starts clean"
 
 
+# What is erased.
+
+
+def bytes_of(path: Path) -> bytes:
+    return b"".join(each.read_bytes() for each in sorted(path.parent.iterdir()))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_deleted_text_is_nowhere_in_the_files(
+    repository: SqliteRepository, path: Path, seed: int
+) -> None:
+    """In no row, no index and no free page; the WAL lets go of it when it is written back."""
+    chance = random.Random(seed)
+    marks: dict[int, list[str]] = {}
+    """Of each message what its text, and that of each of its edits, is made of."""
+    for _ in range(20):
+        drafts = []
+        head = repository.head("lobby", 0)[1]
+        for seq in range(head + 1, head + chance.randint(2, 40)):
+            mark = f"<{seed}:{seq}>"
+            text = mark * chance.choice((1, 10, 900))  # on one page, or on several
+            old = chance.choice([*marks]) if marks and chance.random() < 0.3 else None
+            marks.setdefault(old or seq, []).append(mark)
+            drafts.append(edit(old, text) if old else say(text))
+        assert all(isinstance(outcome, Stored) for outcome in repository.append(drafts))
+
+    def found() -> set[int]:
+        everything = bytes_of(path)
+        return {seq for seq, each in marks.items() if any(m.encode() in everything for m in each)}
+
+    assert found() == {*marks}
+    gone = chance.sample(sorted(marks), len(marks) // 2)
+    for seq in gone:
+        assert isinstance(repository.append([delete(seq)])[0], Stored)
+    with plain(path) as connection:
+        assert connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() == (0, 0, 0)
+    assert found() == {*marks} - {*gone}
+
+
+def test_an_edit_is_found_by_an_index(repository: SqliteRepository, path: Path) -> None:
+    """However long the log is, and wherever in it the edits are."""
+    asked: list[tuple[str, Any]] = []
+
+    def executed(_: object, __: object, statement: str, parameters: Any, *___: object) -> None:
+        asked.append((statement, parameters))
+
+    repository.append([say("two"), edit(2, "II")])
+    sa.event.listen(sa.Engine, "before_cursor_execute", executed)
+    try:
+        for newest in (True, False):
+            repository.messages("lobby", 0, 9, 9, newest=newest, upto=9)
+        repository.append([edit(2, "2")])
+        repository.append([delete(2)])
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", executed)
+    by_target = "USING INDEX ix_events_target (room_id=? AND target=?"
+    found = 0
+    with plain(path) as connection:
+        for statement, parameters in asked:
+            if statement.split()[0] not in ("SELECT", "UPDATE"):
+                continue
+            plan = connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters).fetchall()
+            steps = [step[-1] for step in plan]
+            assert not [step for step in steps if step.startswith("SCAN events")], steps
+            found += any(by_target in step for step in steps)
+    assert found == 5, "two pages, what two batches load, and the edits that are erased"
+
+
 # For who reads with plain SQL, as the first chatroom could be read.
 
 
@@ -356,6 +436,16 @@ def test_users_and_messages_have_the_columns_they_always_had(
         (2, "ada", "hi", "2026-11-22 09:42:13.123000"),
         (5, "ada", "☃", "2026-11-22 09:42:59.007000"),
     ]
+
+
+def test_the_view_of_messages_shows_them_as_they_are_now(
+    repository: SqliteRepository, path: Path
+) -> None:
+    repository.append([say("two"), say("three"), say("four"), edit(2, "II"), edit(2, "2")])
+    repository.append([edit(3, "III"), delete(3)])
+    with plain(path) as connection:
+        messages = connection.execute("SELECT content FROM messages ORDER BY id").fetchall()
+    assert messages == [("2",), ("four",)]
 
 
 def test_what_was_stored_is_there_when_the_file_is_opened_again(path: Path) -> None:

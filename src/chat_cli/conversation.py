@@ -8,11 +8,15 @@ import signal
 import textwrap
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 
-from chat_cli.screen import Screen, clock, open_screen
+from chat_cli.lines import line as shown
+from chat_cli.screen import Screen, open_screen
 from chat_transports.client import Client, connect
 from chatcore.errors import ChatError
 from chatcore.events import (
     Connected,
+    Delete,
+    Durable,
+    Edit,
     Event,
     Lost,
     Member,
@@ -295,15 +299,15 @@ class Conversation:
 
     def _show_all(self, events: Iterable[object]) -> None:
         for event in events:
-            if isinstance(event, Message):
-                self._message(event)
+            if isinstance(event, Durable):  # and no newer server's
+                self._tell(event)
 
     def _show(self, event: Event | Notice) -> None:
         say = self._screen.say
         me = self._chat.user.username if self._chat.user else ""
         match event:
-            case Message():
-                self._message(event)
+            case Message() | Edit() | Delete():
+                self._tell(event)
             case Member(username=name) if name == me and event.ends:
                 # Not where this comes late, and the room has been joined again since.
                 if event.seq > self._heads.get(event.room, 0):
@@ -326,7 +330,7 @@ class Conversation:
             case Lost(room=room, error=error):
                 say(f"[System] {error}")
                 self._drop(room)
-        if isinstance(event, Message | Member):
+        if isinstance(event, Durable):
             self._heads[event.room] = max(event.seq, self._heads.get(event.room, 0))
         self._moved.set()
 
@@ -335,9 +339,10 @@ class Conversation:
             self._away = True
             self._screen.say(f"[System] Disconnected from server: {reason}; trying again")
 
-    def _message(self, event: Message) -> None:
-        where = "" if event.room == self._current else f"({event.room}) "
-        self._screen.say(f"[{clock(event.timestamp)}] {where}{event.sender}: {event.content}")
+    def _tell(self, event: Durable) -> None:
+        text = shown(event, "" if event.room == self._current else event.room)
+        if text is not None:
+            self._screen.say(text)
 
     def _presence(self, event: Presence, me: str) -> None:
         before = self._online.get(event.room)

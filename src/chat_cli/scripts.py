@@ -12,12 +12,13 @@ import stat
 import sys
 from collections.abc import Callable, Sequence
 
+from chat_cli.lines import line as shown
 from chat_cli.printable import printable
-from chat_cli.screen import Plain, clock
+from chat_cli.screen import Plain
 from chat_transports.client import connect
 from chatcore.codec import JsonLines
 from chatcore.errors import ChatError, Invalid, NotMember, TooLarge, Unavailable
-from chatcore.events import Durable, Lost, Member, Message, Reset
+from chatcore.events import Delete, Durable, Edit, Lost, Member, Message, Reset
 from chatcore.model import Limits
 
 
@@ -127,7 +128,7 @@ async def _follow(
             return
         async for event in chat:
             match event:
-                case Message() | Member() if event.room == room:
+                case Message() | Edit() | Delete() | Member() if event.room == room:
                     head = event.seq
                     _print((event,), write)
                 case Reset(joined=again) if event.room == room:
@@ -148,7 +149,7 @@ def _print(events: object, write: Callable[[Durable], str | None]) -> None:
     assert isinstance(events, list | tuple)
     for event in events:
         # A newer server may have events that this client has no name for.
-        if isinstance(event, Message | Member) and (line := write(event)) is not None:
+        if isinstance(event, Durable) and (line := write(event)) is not None:
             print(line, flush=True)
 
 
@@ -158,6 +159,5 @@ def _as_json(event: Durable) -> str:
 
 
 def _as_text(event: Durable) -> str | None:
-    if isinstance(event, Message):
-        return printable(f"[{clock(event.timestamp)}] {event.sender}: {event.content}")
-    return None
+    text = shown(event)
+    return None if text is None else printable(text)

@@ -67,8 +67,12 @@ CONNECT_SECONDS = 5.0
 LOGIN_SECONDS = 30.0
 """How long it may then check a password; many may wait for theirs."""
 
+_ONCE = commands.Send | commands.Edit | commands.Delete
+"""Commands that get a txn_id."""
 _REPEATABLE = (
     commands.Send
+    | commands.Edit
+    | commands.Delete
     | commands.Leave
     | commands.Join
     | commands.Rooms
@@ -170,10 +174,10 @@ class Client(Participant):
     the connection: whether they were done is not known.  Put a call into
     `asyncio.timeout` where waiting must have an end.
 
-    `send` keeps to the rate that the server told, and waits where the server asks it to.
-    What follows must await what comes first in two cases: a send that the server put
-    off may come after those that were under way behind it, and commands other than
-    `send` and `leave` do not wait for those.
+    `send` and `edit` keep to the rate that the server told, and wait where the server asks
+    them to.  What follows must await what comes first in two cases: a send that the server
+    put off may come after those that were under way behind it, and commands other than
+    `send`, `edit`, `delete` and `leave` do not wait for those.
 
     Between events the iteration has notices: Reconnecting, Connected, and for each
     room then Resumed, Reset or Lost.  It ends when the server will not have the
@@ -284,7 +288,7 @@ class Client(Participant):
     async def _ask(self, command: Command, expected: type[R]) -> R:
         if self.state == "closed":
             raise self._gone()
-        if isinstance(command, commands.Send) and command.txn_id is None:
+        if isinstance(command, _ONCE) and command.txn_id is None:
             command = attrs.evolve(command, txn_id=f"{self._txn}:{next(self._ids)}")
         asked = self._new(command)
         assert self.hello is not None
@@ -515,8 +519,10 @@ class Client(Participant):
         seconds = self._pace.wait(now)
         if seconds > 0:
             return None, seconds
-        self._pace.take(now)
-        return heapq.heappop(self._durable)[1], None
+        asked = heapq.heappop(self._durable)[1]
+        if isinstance(asked.command, commands.Send | commands.Edit):
+            self._pace.take(now)
+        return asked, None
 
     # Coming down.
 

@@ -237,7 +237,9 @@ _SCHEMAS: dict[str, Any] = {
             "sender": _TEXT,
             "timestamp": _TIME,
             "content": _TEXT,
-        }
+        },
+        edited=_TIME,
+        erased={"type": "boolean"},
     ),
     "History": _object(
         {

@@ -112,7 +112,7 @@ class SocketIoWire:
 
     def encode(self, item: Hello | Event | Bye) -> bytes:
         match item:
-            case events.Message():
+            case events.Message(erased=False):
                 return _event("new_message", _message(item))
             case events.Presence(online=online, offline=offline):
                 came = [_coming("user_joined", name, "joined") for name in online or ()]
@@ -125,7 +125,11 @@ class SocketIoWire:
     def reply(self, answer: Reply | ChatError, id: RequestId | None) -> bytes:
         match answer:
             case events.JoinReply(events=newest):
-                messages = [_message(each) for each in newest if isinstance(each, events.Message)]
+                messages = [
+                    _message(each)
+                    for each in newest
+                    if isinstance(each, events.Message) and not each.erased
+                ]
                 return _event("message_history", {"messages": messages})
             case events.WhoReply(online=online):
                 return _event("online_users", {"users": online})

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from chatcore.commands import Since
     from chatcore.connection import serve
     from chatcore.errors import ChatError
-    from chatcore.events import Member, Message
+    from chatcore.events import Delete, Edit, Member, Message
+    from chatcore.folding import fold
     from chatcore.model import Credentials, Limits, Rate, Room, User
     from chatcore.participant import Participant
     from chatcore.peer import Peer, connect
@@ -23,6 +24,8 @@ _HOMES = {
     "Chat": "chatcore.chat",
     "ChatError": "chatcore.errors",
     "Credentials": "chatcore.model",
+    "Delete": "chatcore.events",
+    "Edit": "chatcore.events",
     "Limits": "chatcore.model",
     "Member": "chatcore.events",
     "MemoryRepository": "chatcore.repository.memory",
@@ -36,6 +39,7 @@ _HOMES = {
     "Token": "chatcore.chat",
     "User": "chatcore.model",
     "connect": "chatcore.peer",
+    "fold": "chatcore.folding",
     "serve": "chatcore.connection",
 }
 
@@ -43,6 +47,8 @@ __all__ = [  # the keys above, once more: type checkers and editors read it
     "Chat",
     "ChatError",
     "Credentials",
+    "Delete",
+    "Edit",
     "Limits",
     "Member",
     "MemoryRepository",
@@ -56,6 +62,7 @@ __all__ = [  # the keys above, once more: type checkers and editors read it
     "Token",
     "User",
     "connect",
+    "fold",
     "serve",
 ]
 

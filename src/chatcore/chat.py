@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from functools import partial
 from types import TracebackType
-from typing import Any, Generic, Self, TypeAlias, TypeVar
+from typing import Any, Generic, Self, TypeAlias, TypeVar, assert_never
 
 from attrs import frozen
 
@@ -30,8 +30,10 @@ from chatcore.errors import (
 )
 from chatcore.events import (
     Close,
+    DeleteReply,
     Duplicate,
     Durable,
+    EditReply,
     HistoryReply,
     JoinReply,
     LeaveReply,
@@ -61,7 +63,8 @@ WATCH_SECONDS = 0.5
 """How long the appending of another process may go unseen."""
 ROOMS_CACHED = 10_000
 WHO_NAMED = 1_000
-Done: TypeAlias = Callable[[SendReply | LeaveReply | ChatError], None]
+DurableReply: TypeAlias = SendReply | EditReply | DeleteReply | LeaveReply
+Done: TypeAlias = Callable[[DurableReply | ChatError], None]
 Observer: TypeAlias = Callable[[Durable], object]
 
 logger = logging.getLogger("chatcore.chat")
@@ -80,6 +83,18 @@ def prepare(repository: Repository) -> None:
     repository.claim()  # first, for opening may migrate what another serves
     repository.open()
     repository.add_room(Room(LOBBY, title="Lobby"))
+
+
+_REPLIES: Mapping[type[commands.Durable], type[SendReply | EditReply | DeleteReply]] = {
+    commands.Send: SendReply,
+    commands.Edit: EditReply,
+    commands.Delete: DeleteReply,
+}
+
+
+def _is_rated(command: commands.Durable) -> bool:
+    """Whether `limits.messages` is for it; to take something back is free."""
+    return isinstance(command, commands.Send | commands.Edit)
 
 
 class _Answer(Generic[T]):
@@ -471,8 +486,41 @@ class Chat:
         assert isinstance(reply, SendReply)
         return reply
 
-    async def _settle(self, user: User, command: commands.Durable) -> SendReply | LeaveReply:
-        answer: _Answer[SendReply | LeaveReply] = _Answer()
+    async def edit(
+        self, user: User, room: str, seq: int, content: str, *, txn_id: str | None = None
+    ) -> EditReply:
+        """Give a message of the user's own another text; when this returns it is durable.
+
+        Raises as `send` does, NotFound too where there is no such message or it was
+        deleted, and Forbidden where it is another's.
+        """
+        reply = await self._settle(user, commands.Edit(room, seq, content, txn_id))
+        assert isinstance(reply, EditReply)
+        return reply
+
+    async def delete(
+        self,
+        user: User,
+        room: str,
+        seq: int,
+        *,
+        reason: str | None = None,
+        txn_id: str | None = None,
+    ) -> DeleteReply:
+        """Erase a message; when this returns its text is out of the log, and that of its edits.
+
+        One's own, or as the room's owner or a moderator anybody's.  One that is deleted
+        already gets the first deletion's reply.
+
+        Raises Invalid, NotFound, NotMember, Forbidden, TxnConflict, StorageFull, and
+        Unavailable, after which it may be asked for again.
+        """
+        reply = await self._settle(user, commands.Delete(room, seq, reason, txn_id))
+        assert isinstance(reply, DeleteReply)
+        return reply
+
+    async def _settle(self, user: User, command: commands.Durable) -> DurableReply:
+        answer: _Answer[DurableReply] = _Answer()
         await self.submit(user, command, answer.settle)
         return await answer.wait()
 
@@ -484,6 +532,7 @@ class Chat:
         these calls return.  Raises what can be refused at once.
         """
         draft = await self._draft(user, command)
+        reply = _REPLIES.get(type(command), SendReply)
 
         def settled(outcome: Outcome) -> None:
             match outcome:
@@ -492,46 +541,72 @@ class Chat:
                 case _ if isinstance(command, commands.Leave):
                     done(LeaveReply(draft.room.name))
                 case Stored(event=event):
-                    done(SendReply(event.room, event.seq, event.timestamp))
+                    done(reply(event.room, event.seq, event.timestamp))
                 case Duplicate(seq=seq, timestamp=timestamp):
-                    if not isinstance(draft.refusal, RateLimited):
+                    if _is_rated(command) and not isinstance(draft.refusal, RateLimited):
                         self._messages.give_back(user.username)
-                    done(SendReply(draft.room.name, seq, timestamp, duplicate=True))
+                    done(reply(draft.room.name, seq, timestamp, duplicate=True))
 
         self._journal.append(draft, settled)
 
     async def _draft(self, user: User, command: commands.Durable) -> Draft:
+        # What can be refused without the room is, whether there is such a room or not.
+        most = self.limits.content_chars
         match command:
             case commands.Leave():
                 room = await self._room(command.room)
                 self._policy.check(user, command, room)
                 return self._membership_draft(user, room, "leave")
-            case commands.Send(content=text, txn_id=txn_id):
-                # What can be refused without the room is, whether there is such a room or not.
-                content = model.content(text, self.limits.content_chars)
-                refusal: ChatError | None = None
-                try:
-                    self._messages.take(user.username)
-                except RateLimited as error:
-                    if txn_id is None:
-                        raise
-                    refusal = error
-                room = await self._room(command.room)
-                try:
-                    self._policy.check(user, command, room)
-                except ChatError as error:
-                    if txn_id is None:
-                        raise
-                    refusal = error
-                return Draft(
-                    room=room,
-                    sender=user.username,
-                    kind="message",
-                    body={"content": content},
-                    timestamp=self._now(),
-                    txn_id=txn_id,
-                    refusal=refusal,
+            case commands.Send(content=text):
+                return await self._said(
+                    user, command, "message", {"content": model.content(text, most)}
                 )
+            case commands.Edit(seq=target, content=text):
+                body: dict[str, object] = {"target": target, "content": model.content(text, most)}
+                return await self._said(user, command, "edit", body)
+            case commands.Delete(seq=target, reason=reason):
+                body = {"target": target}
+                if reason is not None:
+                    body["reason"] = model.line(reason, "reason", 500)
+                return await self._said(user, command, "delete", body)
+            case _:
+                assert_never(command)
+
+    async def _said(
+        self,
+        user: User,
+        command: commands.Send | commands.Edit | commands.Delete,
+        kind: str,
+        body: Mapping[str, object],
+    ) -> Draft:
+        """Return a draft that may be asked for again, if it has a txn_id.
+
+        It then takes its refusals along, for the log to look first whether it is known.
+        """
+        refusal: ChatError | None = None
+        try:
+            if _is_rated(command):
+                self._messages.take(user.username)
+        except RateLimited as error:
+            if command.txn_id is None:
+                raise
+            refusal = error
+        room = await self._room(command.room)
+        try:
+            self._policy.check(user, command, room)
+        except ChatError as error:
+            if command.txn_id is None:
+                raise
+            refusal = error
+        return Draft(
+            room=room,
+            sender=user.username,
+            kind=kind,
+            body=body,
+            timestamp=self._now(),
+            txn_id=command.txn_id,
+            refusal=refusal,
+        )
 
     async def history(
         self,
@@ -546,8 +621,9 @@ class Chat:
         """Return a page of messages in seq order, the newest where no edge is given.
 
         `before` and `after` are exclusive; `around` has its message in the middle.
-        `limit` counts messages.  `complete` says that there are no more in the
-        direction asked for.  Raises Invalid, NotFound, Unavailable.
+        `limit` counts messages, and each is as it is now, edited or erased.  `complete`
+        says that there are no more in the direction asked for.  Raises Invalid, NotFound,
+        Unavailable.
         """
         command = commands.History(room, before, after, around, limit)
         found = await self._readable(user, command)

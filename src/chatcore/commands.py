@@ -100,6 +100,26 @@ class Send:
 
 
 @frozen
+class Edit:
+    """Give a message of one's own another text."""
+
+    room: str
+    seq: int = field(validator=_natural)
+    content: str
+    txn_id: str | None = field(default=None, validator=_txn_id)
+
+
+@frozen
+class Delete:
+    """Erase a message: its text, and that of its edits."""
+
+    room: str
+    seq: int = field(validator=_natural)
+    reason: str | None = None
+    txn_id: str | None = field(default=None, validator=_txn_id)
+
+
+@frozen
 class History:
     room: str
     before: int | None = field(default=None, validator=_natural)
@@ -129,7 +149,7 @@ class Ping:
     pass
 
 
-Durable: TypeAlias = Send | Leave
+Durable: TypeAlias = Send | Edit | Delete | Leave
 """Become an event of the room's log, in the order they came, without waiting for one another."""
 
 Immediate: TypeAlias = (

@@ -223,7 +223,7 @@ class _Connection:
         self._session.admit(command)
         if self._chat.closing:
             raise Unavailable("The server is shutting down; come back soon", retry_after=1.0)
-        if isinstance(command, commands.Send | commands.Leave):
+        if isinstance(command, commands.Durable):
             actor = self._session.actor()
             await self._chat.submit(actor, command, lambda reply: self._answer(slot, reply))
             return

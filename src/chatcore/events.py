@@ -27,6 +27,37 @@ class Message:
     sender: str
     timestamp: datetime
     content: str
+    edited: datetime | None = None
+    """When the newest edit came that `content` is of; the log itself never has it."""
+    erased: bool = False
+    """Whether it was deleted: `content` is empty, and was something else once."""
+
+
+@frozen
+class Edit:
+    """A message has another text now.  An edit of a message that was deleted is erased, too."""
+
+    room: str
+    seq: int
+    sender: str
+    timestamp: datetime
+    target: int
+    """The message's seq."""
+    content: str
+    erased: bool = False
+
+
+@frozen
+class Delete:
+    """A message was erased, and its edits with it."""
+
+    room: str
+    seq: int
+    sender: str
+    timestamp: datetime
+    target: int
+    """The message's seq."""
+    reason: str | None = None
 
 
 @frozen
@@ -47,9 +78,14 @@ class Member:
         return self.action in ("leave", "kick", "ban")
 
 
-Durable: TypeAlias = Message | Member
+Durable: TypeAlias = Message | Edit | Delete | Member
 
-DURABLE: Mapping[str, type[Durable]] = {"message": Message, "member": Member}
+DURABLE: Mapping[str, type[Durable]] = {
+    "message": Message,
+    "edit": Edit,
+    "delete": Delete,
+    "member": Member,
+}
 """By the word that the log and the wire have for them."""
 
 
@@ -72,7 +108,10 @@ class Stored:
 
 @frozen
 class Duplicate:
-    """What `Repository.append` found for a draft whose txn_id this user used before."""
+    """What `Repository.append` found in place of something to do.
+
+    This user used the draft's txn_id before, or what it deletes is deleted already.
+    """
 
     seq: int
     timestamp: datetime
@@ -224,6 +263,24 @@ class SendReply:
 
 
 @frozen
+class EditReply:
+    room: str
+    seq: int
+    """Of the edit."""
+    timestamp: datetime
+    duplicate: bool = False
+
+
+@frozen
+class DeleteReply:
+    room: str
+    seq: int
+    """Of the deletion."""
+    timestamp: datetime
+    duplicate: bool = False
+
+
+@frozen
 class HistoryReply:
     messages: Sequence[Message]
     epoch: str
@@ -265,6 +322,8 @@ Reply: TypeAlias = (
     | JoinReply
     | LeaveReply
     | SendReply
+    | EditReply
+    | DeleteReply
     | HistoryReply
     | WhoReply
     | MembersReply

@@ -11,9 +11,11 @@ from typing import Any, Protocol, TypeVar
 from attrs import define, field
 
 from chatcore.events import Close, Durable, MembershipChanged, Message
+from chatcore.folding import deleted, fold, without
 from chatcore.ports import Link, Wire
 
 T = TypeVar("T")
+E = TypeVar("E", bound=Durable)
 
 OPENING = 64
 """Events read into a feed when it opens."""
@@ -74,6 +76,36 @@ class Feed:
     """Whose membership ended at which seq, while somebody is about to subscribe."""
     awaited: list[asyncio.Event] = field(factory=list)
     """Set each time the head has moved."""
+    reads: int = 0
+    """How many reads of the log are under way."""
+    erased: set[int] = field(factory=set)
+    """The messages that were deleted meanwhile: what is being read may have them still."""
+
+    def erase(self, events: Sequence[Durable]) -> Sequence[Durable]:
+        """Let go of the text that these events delete; return them without it, too.
+
+        From when a deletion is heard of, nobody gets that text from here.
+        """
+        targets = deleted(events)
+        if not targets:
+            return events
+        self.tail = deque(without(targets, self.tail), maxlen=self.tail.maxlen)
+        if self.reads:
+            self.erased |= targets
+        return without(targets, events)
+
+    async def read(
+        self, off_loop: OffLoop, read: Callable[..., Sequence[E]], *args: Any, **options: Any
+    ) -> Sequence[E]:
+        """Read events of the log, without the text of those that are deleted meanwhile."""
+        self.reads += 1
+        try:
+            page = await off_loop(read, self.room, *args, **options)
+            return without(self.erased, page) if self.erased else page
+        finally:
+            self.reads -= 1
+            if not self.reads:
+                self.erased.clear()
 
     wires: dict[Wire, int] = field(factory=dict)
     """How those who listen want events spelled, and how many of them do."""
@@ -98,8 +130,8 @@ class Feed:
         return [*islice(self.tail, start, start + min(limit, upto - cursor))]
 
     def newest(self, upto: int, limit: int) -> Sequence[Message] | None:
-        """Return the newest messages with seq <= upto; None where memory does not reach."""
-        found = [e for e in self.tail if e.seq <= upto and isinstance(e, Message)]
+        """Return the newest messages, as of `upto`; None where memory does not reach."""
+        found = fold(event for event in self.tail if event.seq <= upto)  # with all their edits
         complete = upto < self.first or (self.tail and self.tail[0].seq <= self.first)
         if len(found) < limit and not complete:
             return None

@@ -17,7 +17,9 @@ from chatcore.commands import Command, Join, Leave, Since
 from chatcore.errors import ChatError, Forbidden, Internal, NotFound, NotMember
 from chatcore.events import (
     Connected,
+    Delete,
     Durable,
+    Edit,
     Event,
     JoinReply,
     Lost,
@@ -105,7 +107,7 @@ class Follower:
         """Take an event.  Raises Internal for a hole that stays when its room is joined again."""
         room_left = len(self._waiting) < EVENTS_MOST
         match told:
-            case Message() | Member():
+            case Message() | Edit() | Delete() | Member():
                 self._follow(told.room, told.seq, told)
             case Other(room, int(seq)):
                 self._follow(room, seq, None)

@@ -149,8 +149,8 @@ class Hub:
         self._close_idle(feed)
 
     async def _read(self, feed: Feed, after: int, upto: int) -> Sequence[Durable]:
-        return await self._off_loop(
-            self._repository.read, feed.room, after, upto, self._limits.history
+        return await feed.read(
+            self._off_loop, self._repository.read, after, upto, self._limits.history
         )
 
     def _close_idle(self, feed: Feed) -> None:
@@ -215,16 +215,17 @@ class Hub:
             feed = self._feeds.get(room)
             if feed is None:
                 continue
+            known = feed.erase(announced)
             if feed.waiting is not None:
-                feed.waiting.extend(announced)
+                feed.waiting.extend(known)
             else:
-                self._advance(feed, announced)
+                self._advance(feed, known)
 
     def _resume(self, feed: Feed) -> None:
         """Go on with what was announced while the log was read."""
         waiting, feed.waiting = feed.waiting or [], None
         if waiting:
-            self._advance(feed, sorted(waiting, key=lambda event: event.seq))
+            self._advance(feed, feed.erase(sorted(waiting, key=lambda event: event.seq)))
         self._reach_noticed(feed)
 
     def _advance(self, feed: Feed, announced: Sequence[Durable]) -> None:
@@ -277,6 +278,7 @@ class Hub:
 
     def _emit(self, feed: Feed, batch: Sequence[Durable]) -> None:
         """Write a run of events to everybody who is live, joined, once encoded for each wire."""
+        batch = feed.erase(batch)
         frames = {wire: [wire.encode(event) for event in batch] for wire in feed.wires}
         for start, stop in _joins(batch, list(frames.values())):
             before = feed.head

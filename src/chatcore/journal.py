@@ -18,7 +18,7 @@ from typing import Any, TypeAlias, TypeVar
 from attrs import define
 
 from chatcore.errors import ChatError, Internal, OutcomeUnknown, Unavailable
-from chatcore.events import Stored
+from chatcore.events import Duplicate, Stored
 from chatcore.model import Draft
 from chatcore.ports import Outcome, Repository
 
@@ -170,10 +170,7 @@ class Journal:
                     return [error] * len(drafts)
                 delay = min(delay * 2, 1.0)
             else:
-                return [
-                    outcome if kept else unknown.error
-                    for outcome, kept in zip(expected, held, strict=True)
-                ]
+                return _held(drafts, expected, held, unknown.error)
 
     def _call(self, item: _Write) -> None:
         try:
@@ -209,6 +206,26 @@ class Journal:
                 _fail(item.done, _closed())
         self.died.set_result(error)
         self._ended.set()
+
+
+def _held(
+    drafts: Sequence[Draft],
+    expected: Sequence[Outcome],
+    held: Sequence[bool],
+    error: ChatError,
+) -> Sequence[Outcome]:
+    """Return what became of a batch, some or none of which the log holds."""
+    outcomes: list[Outcome] = []
+    lost: set[tuple[str, int]] = set()
+    for draft, outcome, kept in zip(drafts, expected, held, strict=True):
+        if isinstance(outcome, Stored) and not kept:
+            lost.add((draft.room.name, outcome.event.seq))
+            outcomes.append(error)
+        elif isinstance(outcome, Duplicate) and (draft.room.name, outcome.seq) in lost:
+            outcomes.append(error)  # of what was to be stored in this very batch
+        else:
+            outcomes.append(outcome)
+    return outcomes
 
 
 def _closed() -> Unavailable:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from chatcore.commands import History, Since
-from chatcore.events import Durable, Message
+from chatcore.events import Delete, Durable, Edit, Message
 from chatcore.feed import Feed, OffLoop
+from chatcore.folding import fold
 from chatcore.model import MAX_FRAME, Limits
 from chatcore.ports import Repository, Wire
 
@@ -48,51 +49,63 @@ class Pages:
             return None
         page = feed.after(since.seq, head, self._limits.history)
         if page is None:
-            page = await self._off_loop(
-                self._repository.read, feed.room, since.seq, head, self._limits.history
+            page = await feed.read(
+                self._off_loop, self._repository.read, since.seq, head, self._limits.history
             )
         return self._fit(page)
 
     async def newest(self, feed: Feed, head: int, limit: int) -> Sequence[Message]:
-        """Return the newest messages up to a head."""
+        """Return the newest messages up to a head, folded as of it."""
         limit = min(limit, self._limits.history)
         page = feed.newest(head, limit)
         if page is None:
-            page = await self._messages(feed, 0, head + 1, limit, newest=True)
+            page = await self._messages(feed, head, 0, head + 1, limit, newest=True)
         return self._fit(page, keep_last=True)
 
     async def history(
         self, feed: Feed, head: int, asked: History
     ) -> tuple[Sequence[Message], bool]:
-        """Return a page of messages, and whether there are no more in the direction asked for."""
+        """Return a page of messages, and whether there are no more in the direction asked for.
+
+        They are folded as of the head: what was not announced yet is in none of them.
+        """
         limit = self.clamp(asked.limit)
         # One more than is wanted tells whether there are more.
         if asked.around is not None:
             older, newer = limit // 2, limit - limit // 2
-            before = await self._messages(feed, 0, asked.around, older + 1, newest=True)
-            after = await self._messages(feed, asked.around - 1, head + 1, newer + 1, newest=False)
+            before = await self._messages(feed, head, 0, asked.around, older + 1, newest=True)
+            after = await self._messages(
+                feed, head, asked.around - 1, head + 1, newer + 1, newest=False
+            )
             page = [*before[max(0, len(before) - older) :], *after[:newer]]
             complete = len(before) <= older and len(after) <= newer
         elif asked.after is not None:
-            found = await self._messages(feed, asked.after, head + 1, limit + 1, newest=False)
+            found = await self._messages(feed, head, asked.after, head + 1, limit + 1, newest=False)
             page, complete = [*found[:limit]], len(found) <= limit
         else:
             edge = head + 1 if asked.before is None else min(asked.before, head + 1)
-            found = await self._messages(feed, 0, edge, limit + 1, newest=True)
+            found = await self._messages(feed, head, 0, edge, limit + 1, newest=True)
             page, complete = [*found[-limit:]], len(found) <= limit
         fitting = self._fit(page, keep_last=asked.after is None)
         return fitting, complete and len(fitting) == len(page)
 
     async def _messages(
-        self, feed: Feed, after: int, before: int, limit: int, *, newest: bool
+        self, feed: Feed, head: int, after: int, before: int, limit: int, *, newest: bool
     ) -> Sequence[Message]:
-        return await self._off_loop(
-            self._repository.messages, feed.room, after, before, limit, newest=newest
+        found = await feed.read(
+            self._off_loop,
+            self._repository.messages,
+            after,
+            before,
+            limit,
+            newest=newest,
+            upto=head,
         )
+        return fold(found)
 
     def _fit(self, page: Sequence[E], *, keep_last: bool = False) -> Sequence[E]:
         """Cut a page to PAGE_BYTES, at its end, or at its beginning to keep the last."""
-        characters = sum(len(event.content) for event in page if isinstance(event, Message))
+        characters = sum(map(_characters, page))
         if characters * _CHARACTER_BYTES + len(page) * _EVENT_BYTES <= PAGE_BYTES:
             return page  # surely, and nearly always
         left, kept = PAGE_BYTES, 0
@@ -102,3 +115,12 @@ class Pages:
                 break
             kept += 1
         return page[len(page) - kept :] if keep_last else page[:kept]
+
+
+def _characters(event: Durable) -> int:
+    match event:
+        case Message() | Edit():
+            return len(event.content)
+        case Delete(reason=str(reason)):
+            return len(reason)
+    return 0

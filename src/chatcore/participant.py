@@ -10,6 +10,8 @@ from chatcore import commands
 from chatcore.commands import Command, Since
 from chatcore.events import (
     CreateReply,
+    DeleteReply,
+    EditReply,
     Event,
     HistoryReply,
     JoinReply,
@@ -92,6 +94,27 @@ class Participant(ABC):
         """
         return await self._ask(commands.Send(room, content, txn_id), SendReply)
 
+    async def edit(
+        self, room: str, seq: int, content: str, *, txn_id: str | None = None
+    ) -> EditReply:
+        """Give a message of one's own another text; when this returns it is durable.
+
+        Raises as `send` does, NotFound too where there is no such message or it was
+        deleted, and Forbidden where it is another's.
+        """
+        return await self._ask(commands.Edit(room, seq, content, txn_id), EditReply)
+
+    async def delete(
+        self, room: str, seq: int, *, reason: str | None = None, txn_id: str | None = None
+    ) -> DeleteReply:
+        """Erase a message: one's own, or as the room's owner or a moderator anybody's.
+
+        When this returns its text is out of the log.  Raises Invalid, NotFound,
+        NotMember, Forbidden, TxnConflict, StorageFull, and Unavailable, after which it
+        may be asked for again.
+        """
+        return await self._ask(commands.Delete(room, seq, reason, txn_id), DeleteReply)
+
     async def history(
         self,
         room: str,
@@ -101,7 +124,10 @@ class Participant(ABC):
         around: int | None = None,
         limit: int | None = None,
     ) -> HistoryReply:
-        """Return a page of messages in seq order, the newest where no edge is given."""
+        """Return a page of messages in seq order, the newest where no edge is given.
+
+        Each is as it is now, edited or erased.
+        """
         command = commands.History(room, before, after, around, limit)
         return await self._ask(command, HistoryReply)
 

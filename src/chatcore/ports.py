@@ -16,6 +16,7 @@ from chatcore.events import (
     Bye,
     Duplicate,
     Durable,
+    Edit,
     Event,
     Hello,
     MemberItem,
@@ -62,8 +63,14 @@ class Repository(Protocol):
 
         `seq` is dense in each room and follows the order of the drafts.  A draft is
         judged inside the transaction: a known txn_id first, then whether its sender
-        may, by their `limits` too, then its `refusal`; a refused one has its ChatError
-        as outcome and leaves no trace.  When this returns, everything is durable.
+        may, by their `limits` too, then its `refusal`, then whether there is the message
+        that it edits or deletes, and whether the sender may do that; a refused one has its
+        ChatError as outcome and leaves no trace.  A deletion of what is deleted already is
+        a Duplicate of the first.  When this returns, everything is durable.
+
+        A deletion takes the text of the message and of its edits out of the storage in
+        the same transaction: from then on they are `erased` wherever they are read, and
+        in this batch's outcomes.
 
         Raises OutcomeUnknown where the commit may or may not have happened.
         """
@@ -71,7 +78,8 @@ class Repository(Protocol):
     def stored(self, drafts: Sequence[Draft], outcomes: Sequence[Outcome]) -> Sequence[bool]:
         """Say for each draft whether the log holds it with the seq that its outcome has.
 
-        For the outcomes of an OutcomeUnknown; a Duplicate or an error counts as held.
+        For the outcomes of an OutcomeUnknown; a Duplicate or an error counts as held, and
+        whoever asks must see whether a Duplicate is of one in the same batch.
         """
 
     def add_room(self, room: Room) -> bool:
@@ -96,11 +104,12 @@ class Repository(Protocol):
         """Return at most `limit` events with after < seq <= upto, in seq order, without holes."""
 
     def messages(
-        self, room: str, after: int, before: int, limit: int, *, newest: bool
-    ) -> Sequence[Message]:
+        self, room: str, after: int, before: int, limit: int, *, newest: bool, upto: int
+    ) -> Sequence[Message | Edit]:
         """Return at most `limit` messages with after < seq < before, in seq order.
 
-        The newest of them, or the oldest.
+        The newest of them, or the oldest; and behind them what `fold` needs beside them:
+        of each the newest edit with seq <= upto, wherever in the log it is.  One snapshot.
         """
 
     # Who is in which room.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
@@ -22,12 +23,29 @@ MOST_BEHIND = 2_000
 PATIENCE = 60.0
 
 
+async def say(chat: Recorded, room: str, text: str, mine: list[int], chance: random.Random) -> int:
+    """Send a text, or give it to one of `mine`, or delete that; return the seq of it.
+
+    `mine` are messages that nobody else does this to; one of them is taken out meanwhile.
+    """
+    if len(mine) < 10 or chance.random() < 0.7:
+        seq = (await chat.send(room, text)).seq
+        mine.append(seq)
+        return seq
+    target = mine.pop(chance.randrange(len(mine)))
+    if chance.random() < 0.4:
+        return (await chat.delete(room, target)).seq
+    seq = (await chat.edit(room, target, text)).seq
+    mine.append(target)
+    return seq
+
+
 class Crowd:
     """So many people in the lobby, through the client library; to be entered.
 
-    They talk until `finish`, or until each has sent `most` messages, and listen to the end.
-    Each has `ahead` sends under way: one where the server puts sends off, for those
-    behind it may then be stored before it.
+    They talk until `finish`, or until each has sent `most` messages, edits and deletions,
+    and listen to the end.  Each has `ahead` of them under way: one where the server puts
+    them off, for those behind one may then be stored before it.
     """
 
     def __init__(
@@ -113,17 +131,18 @@ class Crowd:
             await chat.join(LOBBY, history=0)
             listening = asyncio.create_task(self._listen(chat))
             stack.callback(listening.cancel)
-            await asyncio.gather(listening, *(self._talk(chat) for _ in range(self._ahead)))
+            mine: list[int] = []
+            await asyncio.gather(listening, *(self._talk(chat, mine) for _ in range(self._ahead)))
             raise AssertionError(f"{record.who} was turned away: {client.error}")
 
-    async def _talk(self, chat: Recorded) -> None:
-        record = chat.record
+    async def _talk(self, chat: Recorded, mine: list[int]) -> None:
+        record, chance = chat.record, random.Random(chat.record.who)
         while not self._quiet.is_set() and len(record.sends) != self._most:
             # Whoever falls behind limits.resume is told to begin anew, and rightly so.
             while not self._quiet.is_set() and self._behind() > MOST_BEHIND:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             try:
-                await chat.send(LOBBY, f"{record.who} {len(record.sends)}")
+                await say(chat, LOBBY, f"{record.who} {len(record.sends)}", mine, chance)
             except StorageFull:
                 self.full += 1
                 await asyncio.sleep(0.01)

@@ -2,7 +2,7 @@
 
 Several people talk in two rooms without a pause, each through a proxy that cuts every
 connection they get.  The client library is to hide it: what its user iterates over is
-the log, and what its user sends is stored once.
+the log, and what its user sends, edits and deletes is stored once.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from attrs import define, field
 from chat_transports.client import Backoff, Client, connect
 from chatcore.events import Lost, Reset, Resumed
 from chatcore.testing import Proxy, Record, Recorded, in_turn, random_cuts, read_logs
+from tests.campaigns.crowd import say
 from tests.support import PASSWORD, check_database, connected, free_port, start_server, stop
 
 PEOPLE = 6
@@ -43,6 +44,9 @@ class Person:
     told: dict[str, int] = field(factory=dict)
     """The highest seq of each room that was acknowledged."""
     missed: int = 0
+    mine: dict[str, list[int]] = field(factory=lambda: {room: [] for room in ROOMS})
+    """Messages of each room that may be edited and deleted."""
+    chance: random.Random = field(factory=random.Random)
     _numbers: Iterator[int] = field(factory=itertools.count)
 
     async def live(
@@ -82,7 +86,7 @@ class Person:
         await asyncio.gather(*sending)
 
     async def _send(self, chat: Recorded, room: str, text: str) -> None:
-        seq = (await chat.send(room, text)).seq
+        seq = await say(chat, room, text, self.mine[room], self.chance)
         self.told[room] = max(seq, self.told.get(room, 0))
 
     async def _listen(self, chat: Recorded, client: Client) -> None:
@@ -116,7 +120,10 @@ async def test_each_event_and_each_send_is_there_once_whatever_is_cut(
     database, started = tmp_path / "chat.db", time.monotonic()
     ports = {"ws": free_port(), "tcp": free_port()}
     options = ("--limits", "none", "--port", str(ports["ws"]), "--tcp-port", str(ports["tcp"]))
-    people = [Person(Record(f"user{number}")) for number in range(PEOPLE)]
+    people = [
+        Person(Record(f"user{number}"), chance=random.Random(f"{seed} {number}"))
+        for number in range(PEOPLE)
+    ]
     records = [person.record for person in people]
     server = await start_server(database, *options)
     for person in people:

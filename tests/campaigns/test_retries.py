@@ -17,6 +17,7 @@ from tests.campaigns.crowd import Crowd
 from tests.support import serving
 
 PEOPLE = 10
+ACKNOWLEDGEMENTS = tuple(b'{"reply":"%s"' % cmd for cmd in (b"send", b"edit", b"delete"))
 
 
 @define
@@ -49,7 +50,7 @@ class Taker:
 
     async def _down(self, above: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
         while line := await above.readline():
-            if line.startswith(b'{"reply":"send"'):
+            if line.startswith(ACKNOWLEDGEMENTS):
                 if self.chance.random() < self.share:
                     self.taken += 1
                     return
@@ -80,5 +81,5 @@ async def test_a_send_whose_acknowledgement_is_lost_is_stored_once(
     rows = len(read_logs(database, [LOBBY])[LOBBY].events)
     share = taker.taken / (taker.taken + taker.passed)
     figures(f"{taker.taken} acknowledgements taken, {share:.0%}: {crowd}")
-    assert rows == sends + PEOPLE, "their messages, and each one's joining"
+    assert rows == sends + PEOPLE, "what each of them sent, and each one's joining"
     assert share > 0.2

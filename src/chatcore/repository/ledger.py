@@ -8,7 +8,7 @@ repositories decide alike, and each draft sees what those before it did.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 import orjson
@@ -16,6 +16,7 @@ from attrs import define, evolve, field
 
 from chatcore.errors import ChatError, Conflict, Forbidden, NotFound, NotMember, TxnConflict
 from chatcore.events import Duplicate, Stored, committed
+from chatcore.folding import ERASED, erased
 from chatcore.model import Draft, Limits
 from chatcore.ports import Outcome
 
@@ -49,13 +50,23 @@ class Txn:
     fingerprint: int
 
 
+@define
+class Target:
+    """A message that somebody wants to edit or delete."""
+
+    sender: str
+    deletion: Duplicate | None
+    """What deleted it already."""
+
+
 RoomUser = tuple[str, str]
+RoomSeq = tuple[str, int]
 TxnKey = tuple[str, str, str]
 
 
 @define
 class Ledger:
-    """Give it what `touched` names, `judge` the drafts in order, then write the rest."""
+    """Give it what `touched` names, have it `judge` the drafts, then write the rest."""
 
     rooms: dict[str, RoomState]
     users: set[str]
@@ -63,14 +74,36 @@ class Ledger:
     txns: dict[TxnKey, Txn]
     roles: dict[str, dict[str, str]]
     """Of each user who is about to join under limits, the role in each of their rooms."""
+    targets: dict[RoomSeq, Target | None]
+    """Each message that a draft names; None for one that is not there yet."""
 
     stored: list[tuple[Draft, Stored]] = field(factory=list, init=False)
     changed: dict[RoomUser, Standing | None] = field(factory=dict, init=False)
     """The members whose standing this batch changed; None where it ended."""
     used: dict[TxnKey, Txn] = field(factory=dict, init=False)
+    erased: set[RoomSeq] = field(factory=set, init=False)
+    """The messages whose text goes, and that of their edits: in what was stored before, too."""
 
-    def judge(self, draft: Draft) -> Outcome:
-        """Take one draft in, or say why not."""
+    def judge(self, drafts: Sequence[Draft]) -> list[Outcome]:
+        """Take a batch in, draft by draft in this order; say of each what became of it."""
+        outcomes = [self._judge(draft) for draft in drafts]
+        if not self.erased:
+            return outcomes
+        # What came and went in one batch must be neither written nor announced.
+        self.stored = [self._rid(draft, stored) for draft, stored in self.stored]
+        kept = iter(self.stored)
+        return [next(kept)[1] if isinstance(each, Stored) else each for each in outcomes]
+
+    def _rid(self, draft: Draft, stored: Stored) -> tuple[Draft, Stored]:
+        seq = stored.event.seq if draft.kind == "message" else draft.body.get("target")
+        if draft.kind not in ("message", "edit") or (draft.room.name, seq) not in self.erased:
+            return draft, stored
+        return (
+            evolve(draft, body={**draft.body, **ERASED}),
+            evolve(stored, event=erased(stored.event)),
+        )
+
+    def _judge(self, draft: Draft) -> Outcome:
         try:
             return self._known(draft) or self._enter(draft)
         except ChatError as error:
@@ -101,26 +134,56 @@ class Ledger:
             raise TxnConflict("This txn_id was used before, for something else; make a new one")
         return Duplicate(txn.seq, txn.timestamp)
 
-    def _enter(self, draft: Draft) -> Stored:
+    def _enter(self, draft: Draft) -> Stored | Duplicate:
         if draft.sender not in self.users:
             raise NotFound("There is no such user")
         room = self._room(draft)
         standing = self._permitted(draft, room)
         if draft.refusal is not None:  # after those, for a refusal tells that there is a room
             raise draft.refusal
+        target = None
+        if draft.kind in ("edit", "delete"):
+            target = self._target(draft, standing)
+            if target.deletion is not None:
+                self._use(draft, target.deletion.seq, target.deletion.timestamp)
+                return target.deletion
         room.head += 1
         room.messages += draft.kind == "message"
         stored = Stored(committed(draft, room.head), room.first, room.messages)
         self.stored.append((draft, stored))
+        key = (draft.room.name, room.head)
         if draft.kind == "member":
             self._change(draft, room)
-        elif standing is not None:
+        elif draft.kind == "message" and standing is not None:
             # Sending moves the sender's own read marker.
             self._stand(draft.room.name, draft.sender, standing.role, room)
+            if key in self.targets:
+                self.targets[key] = Target(draft.sender, None)
+        elif draft.kind == "delete" and target is not None:
+            target.deletion = Duplicate(room.head, draft.timestamp)
+            self.erased.add(_aim(draft))
+        self._use(draft, room.head, draft.timestamp)
+        return stored
+
+    def _use(self, draft: Draft, seq: int, timestamp: datetime) -> None:
+        """Have the draft's txn_id stand for this event from now on."""
         if draft.txn_id is not None:
             key = (draft.room.name, draft.sender, draft.txn_id)
-            self.txns[key] = self.used[key] = Txn(room.head, draft.timestamp, fingerprint(draft))
-        return stored
+            self.txns[key] = self.used[key] = Txn(seq, timestamp, fingerprint(draft))
+
+    def _target(self, draft: Draft, standing: Standing | None) -> Target:
+        """Return the message that a draft edits or deletes, where its sender may do so."""
+        target = self.targets[_aim(draft)]
+        if target is None:
+            raise NotFound("There is no such message")
+        if draft.sender != target.sender:
+            if draft.kind == "edit":
+                raise Forbidden("Only who sent a message may edit it")
+            if standing is None or standing.role not in ("owner", "moderator"):
+                raise Forbidden("Only who sent a message, or a moderator, may delete it")
+        if draft.kind == "edit" and target.deletion is not None:
+            raise NotFound("This message was deleted")
+        return target
 
     def _room(self, draft: Draft) -> RoomState:
         room = self.rooms.get(draft.room.name)
@@ -178,22 +241,40 @@ class Ledger:
         self.standings[room, username] = self.changed[room, username] = standing
 
 
-def touched(
-    drafts: Iterable[Draft],
-) -> tuple[set[str], set[RoomUser], set[TxnKey], set[str]]:
-    """Name the rooms, the users in them, the txn_ids and the joiners of a batch."""
-    rooms, people, txns, joiners = set(), set(), set(), set()
+def _aim(draft: Draft) -> RoomSeq:
+    seq = draft.body["target"]
+    assert isinstance(seq, int)
+    return draft.room.name, seq
+
+
+@define
+class Touched:
+    """What a batch is about, and a ledger must know."""
+
+    rooms: set[str] = field(factory=set)
+    people: set[RoomUser] = field(factory=set)
+    txns: set[TxnKey] = field(factory=set)
+    joiners: set[str] = field(factory=set)
+    """Who is about to join under limits."""
+    targets: set[RoomSeq] = field(factory=set)
+    """Messages to be edited or deleted."""
+
+
+def touched(drafts: Iterable[Draft]) -> Touched:
+    found = Touched()
     for draft in drafts:
         room = draft.room.name
-        rooms.add(room)
-        people.add((room, draft.sender))
+        found.rooms.add(room)
+        found.people.add((room, draft.sender))
         if draft.kind == "member":
-            people.add((room, str(draft.body["username"])))
+            found.people.add((room, str(draft.body["username"])))
+        elif draft.kind in ("edit", "delete"):
+            found.targets.add(_aim(draft))
         if draft.txn_id is not None:
-            txns.add((room, draft.sender, draft.txn_id))
+            found.txns.add((room, draft.sender, draft.txn_id))
         if draft.limits is not None:
-            joiners.add(draft.sender)
-    return rooms, people, txns, joiners
+            found.joiners.add(draft.sender)
+    return found
 
 
 def fingerprint(draft: Draft) -> int:

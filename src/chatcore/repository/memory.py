@@ -9,11 +9,20 @@ from datetime import datetime
 
 from attrs import define, field
 
-from chatcore.events import Durable, MemberItem, Message, Stored
+from chatcore.events import Delete, Duplicate, Durable, Edit, MemberItem, Message, Stored
+from chatcore.folding import erased
 from chatcore.model import Draft, Membership, Room, User
 from chatcore.names import skeleton
 from chatcore.ports import Outcome
-from chatcore.repository.ledger import Ledger, RoomState, Standing, Txn, TxnKey, touched
+from chatcore.repository.ledger import (
+    Ledger,
+    RoomState,
+    Standing,
+    Target,
+    Txn,
+    TxnKey,
+    touched,
+)
 
 
 @define
@@ -24,6 +33,9 @@ class _Log:
     """Messages up to each event."""
     drafts: list[int] = field(factory=list)
     members: dict[str, Standing] = field(factory=dict)
+    edits: dict[int, list[int]] = field(factory=dict)
+    """Of each message that has any, where they are."""
+    deletions: dict[int, Duplicate] = field(factory=dict)
 
     @property
     def head(self) -> int:
@@ -31,6 +43,30 @@ class _Log:
 
     def messages(self, upto: int) -> int:
         return self.counts[upto - 1] if upto else 0
+
+    def add(self, event: Durable) -> None:
+        self.events.append(event)
+        match event:
+            case Edit():
+                self.edits.setdefault(event.target, []).append(event.seq)
+            case Delete():
+                self.deletions[event.target] = Duplicate(event.seq, event.timestamp)
+
+    def erase(self, message: int) -> None:
+        for seq in (message, *self.edits.get(message, ())):
+            self.events[seq - 1] = erased(self.events[seq - 1])
+
+    def newest_edit(self, message: int, upto: int) -> Edit | None:
+        seqs = self.edits.get(message, [])
+        place = bisect_right(seqs, upto)
+        edit = self.events[seqs[place - 1] - 1] if place else None
+        return edit if isinstance(edit, Edit) else None
+
+    def target(self, seq: int) -> Target | None:
+        event = self.events[seq - 1] if 1 <= seq <= self.head else None
+        if not isinstance(event, Message):
+            return None
+        return Target(event.sender, self.deletions.get(seq))
 
 
 class MemoryRepository:
@@ -61,15 +97,17 @@ class MemoryRepository:
                 if draft.creates and draft.sender in self._users:
                     self._create(draft.room)
             ledger = self._load(drafts)
-            outcomes = [ledger.judge(draft) for draft in drafts]
+            outcomes = ledger.judge(drafts)
             for name in ledger.unmade(drafts) & self._logs.keys():
                 self._skeletons.remove(("room", skeleton(name)))
                 del self._logs[name]
             for draft, stored in ledger.stored:
                 log = self._logs[draft.room.name]
-                log.events.append(stored.event)
+                log.add(stored.event)
                 log.counts.append(stored.messages)
                 log.drafts.append(draft.id)
+            for room, seq in ledger.erased:
+                self._logs[room].erase(seq)
             for (room, username), standing in ledger.changed.items():
                 if standing is None:
                     self._logs[room].members.pop(username, None)
@@ -79,27 +117,31 @@ class MemoryRepository:
             return outcomes
 
     def _load(self, drafts: Sequence[Draft]) -> Ledger:
-        rooms, people, txns, joiners = touched(drafts)
-        logs = {name: self._logs[name] for name in rooms if name in self._logs}
+        about = touched(drafts)
+        logs = {name: self._logs[name] for name in about.rooms if name in self._logs}
         return Ledger(
             rooms={
                 name: RoomState(log.room.epoch, log.room.kind, 1, log.head, log.messages(log.head))
                 for name, log in logs.items()
             },
-            users={username for _, username in people if username in self._users},
+            users={username for _, username in about.people if username in self._users},
             standings={
                 (room, username): logs[room].members[username]
-                for room, username in people
+                for room, username in about.people
                 if room in logs and username in logs[room].members
             },
-            txns={key: self._txns[key] for key in txns if key in self._txns},
+            txns={key: self._txns[key] for key in about.txns if key in self._txns},
             roles={
                 username: {
                     name: log.members[username].role
                     for name, log in self._logs.items()
                     if username in log.members
                 }
-                for username in joiners
+                for username in about.joiners
+            },
+            targets={
+                (room, seq): logs[room].target(seq) if room in logs else None
+                for room, seq in about.targets
             },
         )
 
@@ -144,12 +186,15 @@ class MemoryRepository:
             return self._logs[room].events[after : min(upto, after + limit)]
 
     def messages(
-        self, room: str, after: int, before: int, limit: int, *, newest: bool
-    ) -> Sequence[Message]:
+        self, room: str, after: int, before: int, limit: int, *, newest: bool, upto: int
+    ) -> Sequence[Message | Edit]:
         with self._lock:
-            window = self._logs[room].events[after : max(before - 1, 0)]
-        found = [event for event in window if isinstance(event, Message)]
-        return found[max(0, len(found) - limit) :] if newest else found[:limit]
+            log = self._logs[room]
+            window = log.events[after : max(before - 1, 0)]
+            found = [event for event in window if isinstance(event, Message)]
+            found = found[max(0, len(found) - limit) :] if newest else found[:limit]
+            edits = (log.newest_edit(message.seq, upto) for message in found)
+            return [*found, *(edit for edit in edits if edit is not None)]
 
     # Who is in which room.
 

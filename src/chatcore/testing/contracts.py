@@ -21,7 +21,7 @@ from chatcore.errors import (
     RateLimited,
     TxnConflict,
 )
-from chatcore.events import Duplicate, Durable, Member, Message, Stored
+from chatcore.events import Delete, Duplicate, Durable, Edit, Member, Message, Stored
 from chatcore.model import MAX_FRAME, Draft, Limits, Room, User
 from chatcore.ports import Bus, Link, Outcome, Repository
 from chatcore.testing.clock import PATIENCE, eventually
@@ -144,6 +144,9 @@ def check_repository(make: Callable[[], Repository]) -> None:
         _retries,
         _membership_rules,
         _pages,
+        _edits,
+        _deletions,
+        _deletions_within_a_batch,
         _rooms_and_members,
         _outcomes_can_be_looked_up,
     ):
@@ -169,6 +172,20 @@ def _say(sender: str, text: str, room: Room = LOBBY, **more: Any) -> Draft:
     return Draft(
         room=room, sender=sender, kind="message", body={"content": text}, timestamp=NOW, **more
     )
+
+
+def _edit(sender: str, target: int, text: str, room: Room = LOBBY, **more: Any) -> Draft:
+    body = {"target": target, "content": text}
+    at = more.pop("timestamp", NOW + timedelta(minutes=1))
+    return Draft(room=room, sender=sender, kind="edit", body=body, timestamp=at, **more)
+
+
+def _delete(sender: str, target: int, room: Room = LOBBY, **more: Any) -> Draft:
+    body: dict[str, object] = {"target": target}
+    if "reason" in more:
+        body["reason"] = more.pop("reason")
+    at = NOW + timedelta(minutes=2)
+    return Draft(room=room, sender=sender, kind="delete", body=body, timestamp=at, **more)
 
 
 def _member(username: str, action: str, room: Room = LOBBY, **more: Any) -> Draft:
@@ -366,12 +383,183 @@ def _pages(repository: Repository) -> None:
     assert seqs(repository.read("lobby", 0, 10, 4)) == [1, 2, 3, 4]
     assert seqs(repository.read("lobby", 4, 6, 99)) == [5, 6]
     assert seqs(repository.read("lobby", 10, 99, 99)) == []
-    assert seqs(repository.messages("lobby", 0, 99, 3, newest=True)) == [7, 9, 10]
-    assert seqs(repository.messages("lobby", 0, 9, 3, newest=True)) == [5, 6, 7]
-    assert seqs(repository.messages("lobby", 6, 99, 2, newest=False)) == [7, 9]
-    assert seqs(repository.messages("lobby", 0, 3, 9, newest=False)) == []
-    assert seqs(repository.messages("lobby", 0, 99, 0, newest=True)) == []
+
+    def messages(after: int, before: int, limit: int, *, newest: bool) -> list[int]:
+        return seqs(repository.messages("lobby", after, before, limit, newest=newest, upto=99))
+
+    assert messages(0, 99, 3, newest=True) == [7, 9, 10]
+    assert messages(0, 9, 3, newest=True) == [5, 6, 7]
+    assert messages(6, 99, 2, newest=False) == [7, 9]
+    assert messages(0, 3, 9, newest=False) == []
+    assert messages(0, 99, 0, newest=True) == []
     assert seqs(repository.head("lobby", 3)[2]) == [8, 9, 10]
+
+
+def _edits(repository: Repository) -> None:
+    later = NOW + timedelta(minutes=1)
+    repository.append(
+        [
+            _member("ada", "join"),
+            _member("bob", "join"),
+            _say("ada", "three"),
+            _say("bob", "four"),
+            _member("ada", "join", SECRET, creates=True, role="owner"),
+            _say("ada", "two, elsewhere", SECRET),
+        ]
+    )
+    unread = repository.membership("lobby", "bob")
+    outcomes = repository.append(
+        [
+            _edit("ada", 3, "III", txn_id="e1"),
+            _edit("ada", 3, "III", txn_id="e1"),
+            _edit("ada", 3, "3", txn_id="e1"),
+            _edit("bob", 3, "not bob's"),
+            _edit("ada", 2, "no message"),
+            _edit("ada", 5, "an edit"),
+            _edit("ada", 99, "above the head"),
+            _edit("ada", 0, "below the first"),
+            _edit("cyd", 3, "not a member"),
+            _edit("cyd", 2, "nor here", SECRET),
+            _edit("ada", 3, "3", refusal=RateLimited("slow down")),
+            _edit("ada", 2, "2", SECRET),
+            _say("ada", "six"),
+            _edit("ada", 6, "6"),
+        ]
+    )
+    assert _kinds(outcomes) == [
+        Stored,
+        Duplicate,
+        TxnConflict,
+        Forbidden,
+        *[NotFound] * 4,
+        NotMember,
+        NotFound,
+        RateLimited,
+        Stored,
+        Stored,
+        Stored,
+    ]
+    first = Edit("lobby", 5, "ada", later, 3, "III")
+    assert getattr(outcomes[0], "event", None) == first
+    assert outcomes[1] == Duplicate(5, later)
+    repository.append([_edit("ada", 3, "3")])
+    last = Edit("lobby", 8, "ada", later, 3, "3")
+    log = repository.read("lobby", 0, 99, 99)
+    three, six = Message("lobby", 3, "ada", NOW, "three"), Message("lobby", 6, "ada", NOW, "six")
+    assert [log[2], log[4], log[5], log[6], log[7]] == [
+        three,
+        first,
+        six,
+        Edit("lobby", 7, "ada", later, 6, "6"),
+        last,
+    ], "the log has what was said, and what was made of it"
+
+    def messages(limit: int, upto: int) -> list[Message | Edit]:
+        return [*repository.messages("lobby", 0, 5, limit, newest=False, upto=upto)]
+
+    four = Message("lobby", 4, "bob", NOW, "four")
+    assert messages(1, 99) == [three, last], "the newest of its edits, beside what was asked for"
+    assert messages(2, 7) == [three, four, first], "and none above a head"
+    assert messages(2, 4) == [three, four]
+    elsewhere = repository.messages("secret", 0, 9, 9, newest=True, upto=99)
+    assert [event.content for event in elsewhere] == ["two, elsewhere", "2"]
+
+    bob = repository.membership("lobby", "bob")
+    assert unread is not None
+    assert bob is not None
+    assert (unread.unread, bob.unread, bob.read) == (0, 1, 4), "an edit is no message"
+    bobs = [_edit("bob", 4, "IV")]
+    assert _kinds(repository.append(bobs)) == [Stored]
+    bob = repository.membership("lobby", "bob")
+    assert bob is not None
+    assert (bob.unread, bob.read) == (1, 4), "and who edits has read nothing"
+    assert list(repository.stored(bobs, [Stored(log[0], 1, 1)])) == [False]
+
+
+def _deletions(repository: Repository) -> None:
+    at = NOW + timedelta(minutes=2)
+    repository.append(
+        [
+            _member("ada", "join"),
+            _member("bob", "join"),
+            _member("cyd", "join", role="moderator"),
+            _say("ada", "four"),
+            _say("ada", "five"),
+            _say("bob", "six"),
+            _edit("ada", 4, "IV"),
+            _edit("ada", 4, "4"),
+            _edit("ada", 5, "V"),
+        ]
+    )
+    outcomes = repository.append(
+        [
+            _delete("bob", 4),
+            _delete("ada", 4, txn_id="d1"),
+            _delete("ada", 7),
+            _delete("ada", 99),
+            _delete("cyd", 6, reason="spam"),
+        ]
+    )
+    assert _kinds(outcomes) == [Forbidden, Stored, NotFound, NotFound, Stored]
+    log = repository.read("lobby", 0, 99, 99)
+    later = NOW + timedelta(minutes=1)
+    assert [*log[3:]] == [
+        Message("lobby", 4, "ada", NOW, "", erased=True),
+        Message("lobby", 5, "ada", NOW, "five"),
+        Message("lobby", 6, "bob", NOW, "", erased=True),
+        Edit("lobby", 7, "ada", later, 4, "", erased=True),
+        Edit("lobby", 8, "ada", later, 4, "", erased=True),
+        Edit("lobby", 9, "ada", later, 5, "V"),
+        Delete("lobby", 10, "ada", at, 4),
+        Delete("lobby", 11, "cyd", at, 6, "spam"),
+    ], "an erased message and its edits keep their places, and no text"
+    assert repository.head("lobby", 8)[2] == [*log[3:]]
+    page = repository.messages("lobby", 0, 99, 99, newest=True, upto=9)
+    assert {"", "five", "V"} == {event.content for event in page}, "at once, whatever the head"
+
+    again = repository.append(
+        [
+            _delete("ada", 4, txn_id="d1"),
+            _delete("ada", 4, txn_id="d2"),
+            _delete("cyd", 4),
+            _delete("bob", 4),
+            _edit("ada", 4, "once more"),
+            _delete("ada", 5, txn_id="d2"),
+        ]
+    )
+    first = Duplicate(10, at)
+    assert again[:3] == [first, first, first], "what is deleted stays so, by the first"
+    assert _kinds(again[3:]) == [Forbidden, NotFound, TxnConflict]
+    assert repository.append([_delete("ada", 4, txn_id="d2")]) == [first]
+    assert _kinds(repository.append([_delete("ada", 5, txn_id="d2")])) == [TxnConflict]
+    assert repository.head("lobby", 0)[1] == 11
+    bob = repository.membership("lobby", "bob")
+    assert bob is not None
+    assert (bob.unread, bob.read) == (0, 6), "a deletion is no message"
+
+    repository.append([_member("ada", "leave")])
+    assert _kinds(repository.append([_delete("ada", 5), _delete("cyd", 5)])) == [NotMember, Stored]
+
+
+def _deletions_within_a_batch(repository: Repository) -> None:
+    """What came and went in one transaction is not told of as if it had stayed."""
+    outcomes = repository.append(
+        [
+            _member("ada", "join"),
+            _say("ada", "two"),
+            _say("ada", "three", txn_id="t"),
+            _edit("ada", 3, "III"),
+            _delete("ada", 3),
+            _delete("ada", 3),
+            _edit("ada", 3, "after all"),
+            _say("ada", "six"),
+        ]
+    )
+    assert _kinds(outcomes) == [*[Stored] * 5, Duplicate, NotFound, Stored]
+    told = _events([each for each in outcomes if isinstance(each, Stored)])
+    assert [getattr(event, "content", None) for event in told] == [None, "two", "", "", None, "six"]
+    assert told == list(repository.read("lobby", 0, 99, 99))
+    assert repository.append([_say("ada", "three", txn_id="t")]) == [Duplicate(3, NOW)]
 
 
 def _rooms_and_members(repository: Repository) -> None:

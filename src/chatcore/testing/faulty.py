@@ -12,7 +12,7 @@ from typing import ParamSpec, TypeAlias, TypeVar
 from attrs import field, frozen
 
 from chatcore.errors import OutcomeUnknown, StorageFull, Unavailable
-from chatcore.events import Durable, MemberItem, Message, Stored, committed
+from chatcore.events import Durable, Edit, MemberItem, Message, Stored, committed
 from chatcore.model import Draft, Membership, Room, User
 from chatcore.ports import Outcome, Repository
 
@@ -192,9 +192,9 @@ class FaultyRepository:
         return self._do(self.inside.read, room, after, upto, limit)
 
     def messages(
-        self, room: str, after: int, before: int, limit: int, *, newest: bool
-    ) -> Sequence[Message]:
-        return self._do(self.inside.messages, room, after, before, limit, newest=newest)
+        self, room: str, after: int, before: int, limit: int, *, newest: bool, upto: int
+    ) -> Sequence[Message | Edit]:
+        return self._do(self.inside.messages, room, after, before, limit, newest=newest, upto=upto)
 
     def rooms(self, username: str, after: str, limit: int) -> Sequence[Room]:
         return self._do(self.inside.rooms, username, after, limit)

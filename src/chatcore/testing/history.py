@@ -12,7 +12,8 @@ from typing import Literal, TypeAlias
 
 from attrs import define, field, frozen
 
-from chatcore.events import Durable, Message
+from chatcore.events import Delete, Durable, Edit, Message
+from chatcore.folding import erased, fold
 from chatcore.model import INTEGERS
 from chatcore.ports import Repository
 from chatcore.testing.record import Reading, Record, Sent
@@ -27,13 +28,15 @@ Kind: TypeAlias = Literal["lost", "duplicated", "reordered", "phantom", "gap", "
 class Violation:
     """One promise that was broken.
 
-    - `lost`: acknowledged, and not stored under that seq.
+    - `lost`: acknowledged, and not stored under that seq; or its text is, though nobody
+      deleted it.
     - `duplicated`: one send stored twice, or one event seen twice.
     - `reordered`: stored against the order of its sender's record, or seen out of order.
     - `phantom`: stored though nobody sent it, or though it was refused; seen and not
       stored, or without having joined.
     - `gap`: a reader's seqs jump though nothing told of it, or the stored ones do.
-    - `altered`: stored with another text than was sent, or seen otherwise than stored.
+    - `altered`: stored with another text than was sent, or seen otherwise than stored; or
+      a text that is there, or is seen, after it was deleted.
     """
 
     kind: Kind
@@ -91,10 +94,12 @@ def check_history(
 ) -> list[Violation]:
     """Name every violation that these records and logs show; none where all promises were kept.
 
-    There must be a record of everybody who sent a message.  A send without an
-    acknowledgement may be stored or not, once.  Where all readers have been given all
-    there is, say `caught_up`: what the last of it lacks is then a gap.  What a reader
-    saw of another epoch than the log's is compared with itself alone.
+    There must be a record of everybody who sent a message, edited or deleted one.  A send
+    without an acknowledgement may be stored or not, once.  What was seen of a message
+    before it was deleted may have its text, and what is stored then has none.  Where
+    all readers have been given all there is, say `caught_up`: what the last of it lacks
+    is then a gap.  What a reader saw of another epoch than the log's is compared with
+    itself alone.
 
     It takes time in proportion to what there is: about a second for 100,000 events.
     """
@@ -114,7 +119,7 @@ def check_history(
         log = logs.get(room, Log())
         found += _check_log(room, log)
         found += _check_sends(room, log, sends.get(room, {}))
-        stored = {event.seq: event for event in log.events}
+        stored = _Stored(log)
         for record in records:
             readings: Sequence[Reading] = record.readings.get(room, ())
             for reading in readings:
@@ -137,6 +142,21 @@ def _check_log(room: str, log: Log) -> Iterator[Violation]:
         yield Violation("gap", "", room, f"nothing is stored between {before} and {after}")
     if last > log.head:
         yield Violation("phantom", "", room, f"{last} is stored, above the head {log.head}")
+    deletions: dict[int, int] = {}
+    for event in log.events:
+        if isinstance(event, Delete):
+            if event.target in deletions:
+                detail = f"{event.target} is deleted by {deletions[event.target]} and {event.seq}"
+                yield Violation("duplicated", "", room, detail)
+            deletions.setdefault(event.target, event.seq)
+    for event in log.events:
+        if isinstance(event, Message | Edit):
+            deletion = deletions.get(_message_of(event))
+            if event.erased and deletion is None:
+                yield Violation("lost", "", room, f"{event.seq} is erased, and nobody deleted it")
+            elif deletion is not None and not event.erased:
+                detail = f"{event.seq} has its text still, and {deletion} deleted it"
+                yield Violation("altered", "", room, detail)
 
 
 def _holes(seqs: Iterable[int], start: int, end: int | None = None) -> Iterator[tuple[int, int]]:
@@ -150,11 +170,28 @@ def _holes(seqs: Iterable[int], start: int, end: int | None = None) -> Iterator[
 # Sends.
 
 
+@frozen
+class _What:
+    """What is sent, or stored: a message, or an edit of one."""
+
+    content: str | None
+    """None for what was erased, which may have been anything."""
+    edited: int | None = None
+    """The message that an edit is of."""
+
+    def __str__(self) -> str:
+        text = "an erased one" if self.content is None else _short(self.content)
+        return text if self.edited is None else f"the edit of {self.edited} to {text}"
+
+    def may_be(self, sent: _What) -> bool:
+        return self == sent or (self.content is None and self.edited == sent.edited)
+
+
 @define(eq=False)
 class _Post:
     """What is to be stored once: a send, or all sends that have one txn_id."""
 
-    content: str
+    what: _What
     places: list[tuple[int, int]] = field(factory=list)
     """Which of the sender's records it is in, and where there."""
     seqs: list[int] = field(factory=list)
@@ -167,22 +204,51 @@ def _check_sends(
     room: str, log: Log, sends: Mapping[str, Sequence[Sequence[Sent]]]
 ) -> Iterator[Violation]:
     """Compare each sender's messages with what is stored of theirs."""
-    rows: dict[str, dict[int, str]] = defaultdict(dict)
+    rows: dict[str, dict[int, _What]] = defaultdict(dict)
+    deletions: dict[str, dict[int, int]] = defaultdict(dict)
     for event in log.events:
-        if isinstance(event, Message):
-            rows[event.sender][event.seq] = event.content
-    for who in sorted({*sends, *rows}):
+        match event:
+            case Message():
+                rows[event.sender][event.seq] = _What(None if event.erased else event.content)
+            case Edit():
+                content = None if event.erased else event.content
+                rows[event.sender][event.seq] = _What(content, event.target)
+            case Delete():
+                deletions[event.sender][event.seq] = event.target
+    deleted = {seq: target for each in deletions.values() for seq, target in each.items()}
+    for who in sorted({*sends, *rows, *deletions}):
         posts = _posts(sends.get(who, ()))
-        for kind, detail in _compare(posts, rows.get(who, {}), log.first):
+        asked = [sent for each in sends.get(who, ()) for sent in each if sent.kind == "delete"]
+        for kind, detail in (
+            *_compare(posts, rows.get(who, {}), log.first),
+            *_compare_deletions(asked, deletions.get(who, {}), deleted, log.first),
+        ):
             yield Violation(kind, who, room, detail)
+
+
+def _compare_deletions(
+    asked: Sequence[Sent], mine: Mapping[int, int], deleted: Mapping[int, int], first: int
+) -> Iterator[tuple[Kind, str]]:
+    """Compare what one user wanted deleted with the deletions, which are one for each message."""
+    possible = {sent.target for sent in asked if not sent.refused}
+    for sent in asked:
+        if sent.seq is not None and sent.seq >= first and deleted.get(sent.seq) != sent.target:
+            detail = f"the deletion of {sent.target} was acknowledged as {sent.seq}"
+            yield "lost", f"{detail}, and is not there"
+    for seq, target in mine.items():
+        if target not in possible:
+            yield "phantom", f"the deletion of {target} is stored as {seq}, and nobody sent it"
 
 
 def _posts(records: Sequence[Sequence[Sent]]) -> list[_Post]:
     posts: dict[object, _Post] = {}
     for number, sends in enumerate(records):
         for place, sent in enumerate(sends):
-            once = (number, place) if sent.txn_id is None else (sent.txn_id, sent.content)
-            post = posts.setdefault(once, _Post(sent.content))
+            if sent.kind == "delete":
+                continue
+            what = _What(sent.content, sent.target if sent.kind == "edit" else None)
+            once = (number, place) if sent.txn_id is None else (sent.txn_id, what)
+            post = posts.setdefault(once, _Post(what))
             post.places.append((number, place))
             post.certainly_not &= bool(sent.refused)
             if sent.seq is not None and sent.seq not in post.seqs:
@@ -191,7 +257,7 @@ def _posts(records: Sequence[Sequence[Sent]]) -> list[_Post]:
 
 
 def _compare(
-    posts: Sequence[_Post], rows: dict[int, str], first: int
+    posts: Sequence[_Post], rows: Mapping[int, _What], first: int
 ) -> Iterator[tuple[Kind, str]]:
     """Find for each of one sender's stored messages what it was, and for each post its message."""
     owners: dict[int, _Post] = {}
@@ -199,50 +265,63 @@ def _compare(
     for post in posts:
         kept = [seq for seq in post.seqs if seq >= first]
         for seq in kept:
-            if rows.get(seq) == post.content and seq not in owners:
+            if seq in rows and rows[seq].may_be(post.what) and seq not in owners:
                 owners[seq] = post
         held = [seq for seq in kept if owners.get(seq) is post]
         if len(held) > 1:
-            yield "duplicated", f"{_short(post.content)} is stored as {held[0]} and {held[1]}"
+            yield "duplicated", f"{post.what} is stored as {held[0]} and {held[1]}"
         for seq in kept if held else ():
             if seq not in held:
-                yield "lost", f"{_short(post.content)} was acknowledged as {seq} too"
+                yield "lost", f"{post.what} was acknowledged as {seq} too"
         if (kept or not post.seqs) and not held and not post.certainly_not:
             candidates.add(post)
 
-    spare: dict[int, str] = {}
+    spare: dict[int, _What] = {}
+    unknown: list[tuple[int, _What]] = []
+    """What was erased and not acknowledged: it is one of those that are left in the end."""
     reached: dict[int, int] = defaultdict(lambda: -1)
     """The place in each record of the last send that was found."""
-    for seq, text in sorted(rows.items()):
-        post_ = owners.get(seq) or candidates.take(text, reached)
+    for seq, what in sorted(rows.items(), key=lambda row: row[0]):
+        post_ = owners.get(seq)
+        if post_ is None and what.content is None:
+            unknown.append((seq, what))
+            continue
+        post_ = post_ or candidates.take(what, reached)
         if post_ is None:
-            spare[seq] = text
+            spare[seq] = what
             continue
         if post_.seqs and seq not in post_.seqs:
-            yield "lost", f"{_short(text)} was acknowledged as {post_.seqs[0]} and is {seq}"
+            yield "lost", f"{what} was acknowledged as {post_.seqs[0]} and is {seq}"
         place = next((each for each in post_.places if each[1] > reached[each[0]]), None)
         if place is None:
-            yield "reordered", f"{_short(text)} is stored as {seq}, after what was sent later"
+            yield "reordered", f"{what} is stored as {seq}, after what was sent later"
         else:
             reached[place[0]] = place[1]
 
-    for post in candidates.left():
+    left = [*candidates.left()]
+    for seq, what in unknown:
+        post_ = next((post for post in left if not post.seqs and what.may_be(post.what)), None)
+        if post_ is None:
+            spare[seq] = what
+        else:
+            left.remove(post_)
+    for post in left:
         for seq in post.seqs:
             if seq in spare:
-                text = spare.pop(seq)
-                yield "altered", f"{seq} was {_short(post.content)} and is {_short(text)}"
+                what = spare.pop(seq)
+                yield "altered", f"{seq} was {post.what} and is {what}"
             else:
-                yield "lost", f"{_short(post.content)} was acknowledged as {seq}, and is not there"
-    sent = {post.content: post.certainly_not for post in posts}
-    sent |= {post.content: False for post in posts if not post.certainly_not}
-    for seq, text in spare.items():
-        match sent.get(text):
+                yield "lost", f"{post.what} was acknowledged as {seq}, and is not there"
+    sent = {post.what: post.certainly_not for post in posts}
+    sent |= {post.what: False for post in posts if not post.certainly_not}
+    for seq, what in spare.items():
+        match sent.get(what):
             case False:
-                yield "duplicated", f"{_short(text)} is stored once more as {seq}"
+                yield "duplicated", f"{what} is stored once more as {seq}"
             case True:
-                yield "phantom", f"{_short(text)} was refused, and is stored as {seq}"
+                yield "phantom", f"{what} was refused, and is stored as {seq}"
             case None:
-                yield "phantom", f"{_short(text)} is stored as {seq}, and nobody sent it"
+                yield "phantom", f"{what} is stored as {seq}, and nobody sent it"
 
 
 class _Candidates:
@@ -253,14 +332,14 @@ class _Candidates:
     """
 
     def __init__(self) -> None:
-        self._due: dict[str, deque[_Post]] = defaultdict(deque)
-        self._late: dict[str, deque[_Post]] = defaultdict(deque)
+        self._due: dict[_What, deque[_Post]] = defaultdict(deque)
+        self._late: dict[_What, deque[_Post]] = defaultdict(deque)
 
     def add(self, post: _Post) -> None:
-        self._due[post.content].append(post)
+        self._due[post.what].append(post)
 
-    def take(self, text: str, reached: Mapping[int, int]) -> _Post | None:
-        due, late = self._due[text], self._late[text]
+    def take(self, what: _What, reached: Mapping[int, int]) -> _Post | None:
+        due, late = self._due[what], self._late[what]
         while due:
             post = due.popleft()
             if any(place > reached[number] for number, place in post.places):
@@ -285,7 +364,7 @@ def _check_reading(
     room: str,
     reading: Reading,
     log: Log,
-    stored: Mapping[int, Durable],
+    stored: _Stored,
     due: bool,
 ) -> Iterator[Violation]:
     """Compare what one reader was given from one join on with itself, and with the log."""
@@ -325,10 +404,43 @@ def _check_reading(
     for before, after in _holes((seq for seq in seen if seq > start), start, end):
         yield found("gap", f"nothing was seen between {before} and {after}")
 
-    for event in (*reading.recent, *reading.seen) if ours else ():
+    given: list[tuple[Durable, int | None]] = [(event, reading.head) for event in reading.recent]
+    given += [(event, None) for event in reading.seen]
+    for event, head in given if ours else ():
         if event.seq < log.first:
             continue
-        if event.seq not in stored:
+        kept = stored.event(event.seq, head)
+        if kept is None:
             yield found("phantom", f"{event.seq} was seen, and is not stored")
-        elif event != stored[event.seq]:
-            yield found("altered", f"{event.seq} was seen as {event}, and is {stored[event.seq]}")
+        elif event != kept and not (stored.had_text(event, reading.head) and erased(event) == kept):
+            yield found("altered", f"{event.seq} was seen as {event}, and is {kept}")
+
+
+class _Stored:
+    """What a log holds, by seq."""
+
+    def __init__(self, log: Log) -> None:
+        self._events = {event.seq: event for event in log.events}
+        self._edits: dict[int, list[Edit]] = defaultdict(list)
+        self._deletions: dict[int, int] = {}
+        for event in log.events:
+            match event:
+                case Edit():
+                    self._edits[event.target].append(event)
+                case Delete():
+                    self._deletions.setdefault(event.target, event.seq)
+
+    def event(self, seq: int, head: int | None) -> Durable | None:
+        """Return an event as it is in the log, or folded as of a head."""
+        event = self._events.get(seq)
+        if head is None or not isinstance(event, Message):
+            return event
+        return fold([event, *(edit for edit in self._edits[seq] if edit.seq <= head)])[0]
+
+    def had_text(self, event: Durable, head: int) -> bool:
+        """Say whether an event that has none now had one still when a room was at this head."""
+        return self._deletions.get(_message_of(event), 0) > head
+
+
+def _message_of(event: Durable) -> int:
+    return event.target if isinstance(event, Edit) else event.seq

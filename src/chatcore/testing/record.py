@@ -6,20 +6,22 @@ import contextlib
 import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Literal
 
 from attrs import define, field
 
 from chatcore.codec import JsonLines
-from chatcore.commands import Command, Join, Send, Since
+from chatcore.commands import Command, Delete, Edit, Join, Send, Since
 from chatcore.errors import ChatError, Internal, Invalid, Unavailable
 from chatcore.events import (
     Answer,
+    DeleteReply,
     Durable,
+    EditReply,
     Event,
     JoinReply,
     Lost,
     Member,
-    Message,
     Notice,
     Reset,
     SendReply,
@@ -28,10 +30,15 @@ from chatcore.model import MAX_FRAME, Limits, Membership, RequestId, User
 from chatcore.names import room_name
 from chatcore.participant import Participant, R
 
+_ACKNOWLEDGED = SendReply | EditReply | DeleteReply
+
 
 @define(eq=False)
 class Sent:
-    """A message on its way, and what became of it: nothing yet, an acknowledgement, or an error."""
+    """A message on its way, and what became of it: nothing yet, an acknowledgement, or an error.
+
+    Or an edit of one, or a deletion.
+    """
 
     room: str
     content: str
@@ -41,8 +48,11 @@ class Sent:
     duplicate: bool = False
     refused: str = ""
     """The code of an error after which it is certainly not stored."""
+    kind: Literal["message", "edit", "delete"] = "message"
+    target: int = 0
+    """The seq of the message that is edited or deleted."""
 
-    def acknowledged(self, reply: SendReply) -> None:
+    def acknowledged(self, reply: SendReply | EditReply | DeleteReply) -> None:
         self.seq, self.duplicate = reply.seq, reply.duplicate
 
     def failed(self, error: ChatError) -> None:
@@ -80,7 +90,7 @@ class Record:
 
     Each connection that is open beside another has a record of its own, for only the
     sends of one connection have an order.  A sender's messages are told apart by their
-    text: give each one its own.
+    text: give each one its own, and each edit.
     """
 
     who: str
@@ -93,6 +103,29 @@ class Record:
         sent = Sent(_named(room), _as_stored(content), txn_id)
         self.sends.append(sent)
         return sent
+
+    def editing(self, room: str, target: int, content: str, txn_id: str | None = None) -> Sent:
+        """Note an edit before it is sent."""
+        return self._sending(Sent(_named(room), _as_stored(content), txn_id), "edit", target)
+
+    def deleting(self, room: str, target: int, txn_id: str | None = None) -> Sent:
+        """Note a deletion before it is sent."""
+        return self._sending(Sent(_named(room), "", txn_id), "delete", target)
+
+    def _sending(self, sent: Sent, kind: Literal["edit", "delete"], target: int) -> Sent:
+        sent.kind, sent.target = kind, target
+        self.sends.append(sent)
+        return sent
+
+    def asking(self, command: Send | Edit | Delete) -> Sent:
+        """Note a command before it is given."""
+        match command:
+            case Send():
+                return self.sending(command.room, command.content, command.txn_id)
+            case Edit():
+                return self.editing(command.room, command.seq, command.content, command.txn_id)
+            case Delete():
+                return self.deleting(command.room, command.seq, command.txn_id)
 
     def joined(self, reply: JoinReply, since: Since | None = None) -> None:
         """Note that a room was joined, or that a Reset told so."""
@@ -180,7 +213,7 @@ class Recorded(Participant):
 
     def _note(self, event: Event | Notice) -> None:
         match event:
-            case Message() | Member():
+            case _ if isinstance(event, Durable):
                 self._saw(event)
             case Reset():
                 self.record.left(event.room)
@@ -203,14 +236,14 @@ class Recorded(Participant):
     async def _ask(self, command: Command, expected: type[R]) -> R:
         ask = self.inside._ask  # noqa: SLF001 - all commands go through it, in every participant
         match command:
-            case Send():
-                sent = self.record.sending(command.room, command.content, command.txn_id)
+            case Send() | Edit() | Delete():
+                sent = self.record.asking(command)
                 try:
                     reply = await ask(command, expected)
                 except ChatError as error:
                     sent.failed(error)
                     raise
-                assert isinstance(reply, SendReply)
+                assert isinstance(reply, _ACKNOWLEDGED)
                 sent.acknowledged(reply)
                 return reply
             case Join():
@@ -239,8 +272,8 @@ class Tap:
         """Note a frame before it is sent."""
         request = self._wire.decode(frame)
         match request.command:
-            case Send(room, content, txn_id):
-                self._asked[request.id] = self.record.sending(room, content, txn_id)
+            case Send() | Edit() | Delete():
+                self._asked[request.id] = self.record.asking(request.command)
             case Join():
                 self._asked[request.id] = request.command
 
@@ -248,11 +281,11 @@ class Tap:
         """Note a frame that was received."""
         told = self._wire.told(frame)
         match told:
-            case Message() | Member():
+            case _ if isinstance(told, Durable):
                 self.record.saw(told)
             case Answer(id, outcome) if id is not None:
                 match self._asked.pop(id, None), outcome:
-                    case Sent() as sent, SendReply():
+                    case Sent() as sent, SendReply() | EditReply() | DeleteReply():
                         sent.acknowledged(outcome)
                     case Sent() as sent, ChatError():
                         sent.failed(outcome)

@@ -18,11 +18,12 @@ import orjson
 import sqlalchemy as sa
 
 from chatcore.errors import ChatError, OutcomeUnknown
-from chatcore.events import DURABLE, Durable, MemberItem, Message, Stored
+from chatcore.events import DURABLE, Duplicate, Durable, Edit, MemberItem, Message, Stored
+from chatcore.folding import ERASED
 from chatcore.model import Draft, Membership, Room, User
 from chatcore.names import skeleton
 from chatcore.ports import Outcome
-from chatcore.repository.ledger import Ledger, RoomState, Standing, Txn, touched
+from chatcore.repository.ledger import Ledger, RoomState, Standing, Target, Txn, touched
 from chatcore.repository.sql.schema import events, members, rooms, tokens, txns, users
 
 
@@ -87,8 +88,8 @@ class SqlRepository:
             if created:
                 connection.execute(sql.create_rooms, _given(created))
             ledger, room_ids, user_ids = self._load(connection, drafts)
-            outcomes = [ledger.judge(draft) for draft in drafts]
-            if not ledger.stored:
+            outcomes = ledger.judge(drafts)
+            if not (ledger.stored or ledger.used):
                 return outcomes
             unmade = [[room_ids[name]] for name in ledger.unmade(drafts) if name in room_ids]
             if unmade:
@@ -105,10 +106,20 @@ class SqlRepository:
                         stored.messages,
                         draft.id,
                         draft.body,
+                        draft.body.get("target"),
                     ]
                     for draft, stored in ledger.stored
                 ),
             )
+            if ledger.erased:
+                gone = [[room_ids[room], seq] for room, seq in ledger.erased]
+                connection.execute(
+                    sql.erase_messages, _given([*message, ERASED] for message in gone)
+                )
+                connection.execute(
+                    sql.erase_edits,
+                    _given([*message, {"target": message[1], **ERASED}] for message in gone),
+                )
             connection.execute(
                 sql.set_heads,
                 _given(
@@ -154,15 +165,18 @@ class SqlRepository:
     def _load(
         self, connection: sa.Connection, drafts: Sequence[Draft]
     ) -> tuple[Ledger, dict[str, int], dict[str, int]]:
-        sql, (names, people, retries, joiners) = self._sql, touched(drafts)
+        about = touched(drafts)
         given: _Given = {
-            "rooms": [[name] for name in names],
-            "people": [*people],
-            "txns": [*retries],
-            "joiners": [[username] for username in joiners],
+            "rooms": [[name] for name in about.rooms],
+            "people": [*about.people],
+            "txns": [*about.txns],
+            "joiners": [[username] for username in about.joiners],
+            "targets": [*about.targets],
         }
-        found_rooms, found_users, found_txns, found_roles = _loaded(connection, sql.load, given)
-        roles: dict[str, dict[str, str]] = {username: {} for username in joiners}
+        found_rooms, found_users, found_txns, found_roles, found_targets = _loaded(
+            connection, self._sql.load, given
+        )
+        roles: dict[str, dict[str, str]] = {username: {} for username in about.joiners}
         for username, room, role in found_roles:
             roles[username][room] = role
         ledger = Ledger(
@@ -178,6 +192,13 @@ class SqlRepository:
                 for room, username, txn_id, seq, timestamp, fingerprint in found_txns
             },
             roles=roles,
+            targets={
+                **dict.fromkeys(about.targets),
+                **{
+                    (room, seq): Target(sender, Duplicate(by, moment(at)) if by else None)
+                    for room, seq, sender, by, at in found_targets
+                },
+            },
         )
         room_ids = {name: room_id for name, room_id, *_ in found_rooms}
         user_ids = {username: user_id for _, username, user_id, *_ in found_users}
@@ -221,6 +242,7 @@ class SqlRepository:
             "people": [],
             "txns": [],
             "joiners": [],
+            "targets": [],
         }
         with self._dialect.reading() as connection:
             found, *_ = _loaded(connection, self._sql.load, given)
@@ -238,13 +260,19 @@ class SqlRepository:
         return _events(room, connection.execute(self._sql.read, window).scalar_one())
 
     def messages(
-        self, room: str, after: int, before: int, limit: int, *, newest: bool
-    ) -> Sequence[Message]:
-        window = {"room": room, "after": after, "before": before, "limit": limit}
+        self, room: str, after: int, before: int, limit: int, *, newest: bool, upto: int
+    ) -> Sequence[Message | Edit]:
+        window = {"room": room, "after": after, "before": before, "limit": limit, "upto": upto}
         statement = self._sql.newest_messages if newest else self._sql.oldest_messages
         with self._dialect.reading() as connection:
-            found = _events(room, connection.execute(statement, window).scalar_one())
-        return [event for event in found if isinstance(event, Message)]
+            found = orjson.loads(connection.execute(statement, window).scalar_one())
+        messages: list[Message] = []
+        edits: list[Edit] = []
+        for seq, sender, at, body, edit_seq, edit_at, edit_body in sorted(found):
+            messages.append(Message(room, seq, sender, moment(at), **body))
+            if edit_seq is not None:  # of who sent the message: nobody else may
+                edits.append(Edit(room, edit_seq, sender, moment(edit_at), **edit_body))
+        return [*messages, *edits]
 
     # Who is in which room.
 
@@ -447,12 +475,41 @@ class _Statements:
             .join(members, members.c.user_id == users.c.id)
             .join(rooms, rooms.c.id == members.c.room_id)
         )
-        # One statement for all four: most of what a lone send costs is each statement's own.
+        row, deletions = given("room", "seq", by="targets"), events.alias("deletions")
+        load_targets = taken(
+            sa.select(
+                row.c.room,
+                row.c.seq,
+                users.c.username,
+                deletions.c.seq.label("by"),
+                deletions.c.timestamp,
+            )
+            .join_from(row, rooms, rooms.c.name == row.c.room)
+            .join(
+                events,
+                sa.and_(
+                    events.c.room_id == rooms.c.id,
+                    events.c.seq == row.c.seq,
+                    events.c.kind == "message",
+                ),
+            )
+            .join(users, users.c.id == events.c.sender_id)
+            .outerjoin(
+                deletions,
+                sa.and_(
+                    deletions.c.room_id == events.c.room_id,
+                    deletions.c.target == events.c.seq,
+                    deletions.c.kind == "delete",
+                ),
+            )
+        )
+        # One statement for all five: most of what a lone send costs is each statement's own.
         self.load = sa.select(
             load_rooms.scalar_subquery().label("rooms"),
             load_standings.scalar_subquery().label("people"),
             load_txns.scalar_subquery().label("txns"),
             load_roles.scalar_subquery().label("joiners"),
+            load_targets.scalar_subquery().label("targets"),
         )
         row = given("room", "seq", "draft")
         self.load_drafts = taken(
@@ -469,8 +526,22 @@ class _Statements:
         )
 
         # What a batch writes.
-        row = given("room_id", "seq", "kind", "sender_id", "timestamp", "messages", "draft", "body")
+        row = given(
+            "room_id",
+            "seq",
+            "kind",
+            "sender_id",
+            "timestamp",
+            "messages",
+            "draft",
+            "body",
+            "target",
+        )
         self.add_events = sa.insert(events).from_select(list(row.c.keys()), sa.select(*row.c))
+        row = given("room_id", "seq", "body")
+        erase = sa.update(events).values(body=row.c.body).where(events.c.room_id == row.c.room_id)
+        self.erase_messages = erase.where(events.c.seq == row.c.seq)
+        self.erase_edits = erase.where(events.c.target == row.c.seq, events.c.kind == "edit")
         row = given("id", "head", "messages")
         self.set_heads = (
             sa.update(rooms)
@@ -507,8 +578,8 @@ class _Statements:
         )
         oldest, newest = window.order_by(events.c.seq), window.order_by(events.c.seq.desc())
         self.read = taken(oldest)
-        self.oldest_messages = taken(oldest.where(events.c.kind == "message"))
-        self.newest_messages = taken(newest.where(events.c.kind == "message"))
+        self.oldest_messages = taken(_with_newest_edit(oldest))
+        self.newest_messages = taken(_with_newest_edit(newest))
         self.head = sa.select(rooms.c.first, rooms.c.head).where(rooms.c.name == param("room"))
 
         # Rooms and who is in them.
@@ -578,3 +649,36 @@ class _Statements:
         self.remove_token = sa.delete(tokens).where(tokens.c.digest == param("digest"))
         self.remove_tokens = sa.delete(tokens).where(tokens.c.user_id == user_id)
         self.remove_expired = self.remove_tokens.where(tokens.c.expires <= param("now"))
+
+
+def _with_newest_edit(page: sa.Select[Any]) -> sa.Select[Any]:
+    """Return a page's messages, each beside the newest of its edits that is not above `upto`."""
+    messages = (
+        page.where(events.c.kind == "message").add_columns(events.c.room_id).subquery("messages")
+    )
+    edits, each = events.alias("edits"), events.alias("each")
+    newest = (
+        sa.select(each.c.seq)
+        .where(
+            each.c.room_id == messages.c.room_id,
+            each.c.target == messages.c.seq,
+            each.c.kind == "edit",
+            each.c.seq <= sa.bindparam("upto"),
+        )
+        .order_by(each.c.seq.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    return sa.select(
+        messages.c.seq,
+        messages.c.username,
+        messages.c.timestamp,
+        messages.c.body,
+        edits.c.seq.label("edit_seq"),
+        edits.c.timestamp.label("edit_timestamp"),
+        sa.type_coerce(edits.c.body, sa.JSON).label("edit_body"),
+    ).outerjoin_from(
+        messages,
+        edits,
+        sa.and_(edits.c.room_id == messages.c.room_id, edits.c.seq == newest),
+    )

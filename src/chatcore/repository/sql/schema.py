@@ -1,7 +1,7 @@
 """The tables, as the newest migration leaves them.
 
 `users` and `messages` keep the columns that the first chatroom's had, so plain SQL
-written for it still reads: `messages` is a view of the log, made by the first migration.
+written for it still reads: `messages` is a view of the log, made by a migration.
 Times are integers, milliseconds since 1970 in UTC.
 """
 
@@ -57,9 +57,21 @@ events = sa.Table(
     sa.Column("messages", sa.BigInteger, nullable=False),
     sa.Column("draft", sa.BigInteger, nullable=False),
     sa.Column("body", sa.Text, nullable=False),
+    sa.Column("target", sa.BigInteger),
     sa.UniqueConstraint("room_id", "seq", name="uq_events_room_seq"),
+    sa.Index(
+        "ix_events_target",
+        "room_id",
+        "target",
+        "seq",
+        sqlite_where=sa.text("target IS NOT NULL"),  # most have none, and cost it nothing
+    ),
 )
-"""The log.  `messages` counts the room's messages up to this event; `body` is JSON."""
+"""The log.
+
+`messages` counts the room's messages up to this event; `body` is JSON; `target` is the
+seq of the message that an edit or a deletion is of, as it is in the body.
+"""
 
 members = sa.Table(
     "members",

@@ -377,6 +377,7 @@ def _engine(path: Path, busy_seconds: float, begin: str, connections: int) -> sa
             raise sqlite3.OperationalError("it is not on a file system that SQLite's WAL works on")
         cursor.execute("PRAGMA synchronous = FULL")
         cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.execute("PRAGMA secure_delete = ON")  # what is erased is in no free page either
         cursor.execute("PRAGMA temp_store = MEMORY")  # a batch's statement journal is no file
         cursor.close()
 

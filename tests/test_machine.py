@@ -296,6 +296,7 @@ class Machine(RuleBasedStateMachine):
                 if each.user == peer.user and room in each.seen:
                     self.run(self.read_up(each))
                     assert each.seen.pop(room) == len(self.model.logs[room]), "up to the end"
+                    each.held.pop(room, None)  # for it will be told no more
 
     @rule(user=st.sampled_from(USERS))
     def another_device(self, user: str) -> None:

@@ -166,7 +166,9 @@ def test_the_programs_of_a_page_run(page: str, tmp_path: Path) -> None:
         (tmp_path / block.title).write_text(block.text, encoding="utf-8")
         run = [sys.executable, "-W", "error", "-X", "dev", block.title]
         done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stderr) == (0, ""), f"{page}:{block.line}"
+        # How long a turn of the loop took is the machine's affair, not the program's.
+        told = [each for each in done.stderr.splitlines() if not each.startswith("Executing <")]
+        assert (done.returncode, told) == (0, []), f"{page}:{block.line}"
         shown = re.findall(r"^ *print\(.*\)  # (.*)$", block.text, re.MULTILINE)
         assert shown == done.stdout.splitlines()
         printed[block.title] = done.stdout

@@ -311,8 +311,7 @@ def test_what_the_end_lacks_is_a_gap_for_who_should_have_it() -> None:
 def test_a_gap_that_was_told_is_none() -> None:
     story = Story()
     del story.heard[1:]
-    story.bob.joined(reply(5, *story.events[2:5]))
-    story.bob.saw(story.events[5])
+    story.bob.joined(reply(6, *story.events[2:]))
     assert [] == story.violations()
 
 
@@ -329,6 +328,32 @@ def test_another_epochs_events_are_not_compared_with_this_ones() -> None:
     assert [] == story.violations()
     story.bob.readings["lobby"][0].seen.pop(0)
     assert [("gap", "bob", "nothing was seen between 7 and 9")] == story.violations()
+
+
+@pytest.mark.parametrize(
+    ("reading", "kind", "detail"),
+    [
+        (Reading(6, "e", 5, resumed=Since("e", 6)), "gap", "went on after 6 with the head 5"),
+        (Reading(6, "e", 6, [message(7, "ada", "5")]), "phantom", "gave 7, above its head 6"),
+    ],
+    ids=["above the head", "too much"],
+)
+def test_a_join_that_contradicts_itself(reading: Reading, kind: str, detail: str) -> None:
+    story = Story()
+    story.events += [message(seq, "ada", str(seq - 2)) for seq in range(7, 11)]
+    for seq in range(7, 11):
+        story.ada.sending("lobby", str(seq - 2))
+    assert [] == check_history([story.ada, story.bob], {"lobby": story.log()})
+    story.bob.readings["lobby"].append(reading)
+    found = check_history([story.ada, story.bob], {"lobby": story.log()})
+    assert any(each.kind == kind and detail in each.detail for each in found)
+
+
+def test_an_epoch_that_was_not_told_is_a_gap_for_who_should_have_it() -> None:
+    story = Story()
+    story.bob.readings["lobby"].append(Reading(9, "before", 9))
+    assert [("gap", "bob", "was told of epoch before, and not of e")] == story.violations()
+    assert [] == check_history([story.ada, story.bob], {"lobby": story.log()})
 
 
 def test_a_hole_in_what_is_stored() -> None:

@@ -98,8 +98,9 @@ def check_history(
     without an acknowledgement may be stored or not, once.  What was seen of a message
     before it was deleted may have its text, and what is stored then has none.  Where
     all readers have been given all there is, say `caught_up`: what the last of it lacks
-    is then a gap.  What a reader saw of another epoch than the log's is compared with
-    itself alone.
+    is then a gap, and so is an epoch of which the last join did not tell.  What a reader
+    saw of another epoch than the log's is compared with itself alone.  A fresh join may
+    give as few of the newest messages as it was asked for, so none that it lacks is missed.
 
     It takes time in proportion to what there is: about a second for 100,000 events.
     """
@@ -382,6 +383,12 @@ def _check_reading(
     if ours and reading.head > log.head:
         yield found("phantom", f"the head was told as {reading.head}, and is {log.head}")
 
+    if reading.resumed is not None and reading.head < start:
+        yield found("gap", f"went on after {start} with the head {reading.head}")
+    if reading.recent and reading.recent[-1].seq > start:
+        last = reading.recent[-1].seq
+        yield found("phantom", f"the join gave {last}, above its head {start}")
+
     last = 0
     for event in reading.recent:
         if event.seq <= last:
@@ -400,6 +407,8 @@ def _check_reading(
             yield found("reordered", f"{event.seq} was seen after {last}")
         seen.add(event.seq)
         last = max(last, event.seq)
+    if due and not ours and not reading.ended:
+        yield found("gap", f"was told of epoch {reading.epoch}, and not of {log.epoch}")
     end = log.head + 1 if due and ours and not reading.ended else None
     for before, after in _holes((seq for seq in seen if seq > start), start, end):
         yield found("gap", f"nothing was seen between {before} and {after}")

@@ -89,8 +89,8 @@ class Record:
     """What one user did and saw on one connection, or on several that follow one another.
 
     Each connection that is open beside another has a record of its own, for only the
-    sends of one connection have an order.  A sender's messages are told apart by their
-    text: give each one its own, and each edit.
+    sends of one connection have an order.  `who` is their username as the server has it.
+    A sender's messages are told apart by their text: give each one its own, and each edit.
     """
 
     who: str

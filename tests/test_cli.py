@@ -471,7 +471,7 @@ class TestTerminal:
             for room, seq in (("tea", 3), ("lobby", 3)):
                 await bob.do("edit", room=room, seq=seq, content=f"edited in the {room}")
                 await bob.do("delete", room=room, seq=seq)
-            seen = await ada.until_shown("[System] bob deleted a message")
+            seen = await ada.until(lambda lines: "[System] bob deleted a message" in lines)
             await bob.do("leave", room="tea")
             await ada.until_shown("[System] bob left tea")
         assert [line[8:] for line in seen if re.match(r"\[\d\d:\d\d\]", line)] == [

@@ -6,6 +6,7 @@ import ast
 import contextlib
 import json
 import os
+import pkgutil
 import re
 import sqlite3
 import subprocess
@@ -486,6 +487,18 @@ def test_every_public_name_is_in_the_reference() -> None:
     assert sorted(chatcore.__all__) == sorted(names)
     kit = re.findall(r"^        - (\w+)$", part(API, "## Testing"), re.MULTILINE)
     assert sorted(testing.__all__) == sorted(kit)
+
+
+def test_every_member_that_the_reference_names_is_there() -> None:
+    """What is not is left out of the page, without a word."""
+    named = re.findall(
+        r"^::: ([\w.]+)\n(?:    .*\n)*?      members: \[(.+)\]$", read(API), re.MULTILINE
+    )
+    assert named
+    for path, members in named:
+        shown = pkgutil.resolve_name(path)
+        for member in members.split(", "):
+            assert hasattr(shown, member), f"{path}.{member}"
 
 
 def test_the_tree_of_errors_is_the_one_that_is_drawn() -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 
 from chatcore.errors import ChatError, StorageFull, Unavailable
 from chatcore.events import Stored
@@ -28,6 +26,7 @@ from chatcore.testing import (
     eventually,
     failing,
 )
+from tests.database import refusing_commits
 
 LOBBY = Room("lobby")
 JOIN = {"username": "ada", "action": "join", "role": "member"}
@@ -268,9 +267,6 @@ async def test_a_retry_is_as_unknown_as_the_first_where_both_were_in_one_lost_ba
 ) -> None:
     """To answer it as a duplicate would acknowledge what is not stored."""
 
-    def refuse(_: sa.Connection) -> None:
-        raise sa.exc.OperationalError("COMMIT", None, sqlite3.OperationalError("disk I/O error"))
-
     def draft(kind: str, body: Mapping[str, object], txn_id: str | None = None) -> Draft:
         return Draft(
             room=LOBBY, sender="ada", kind=kind, body=body, timestamp=utcnow(), txn_id=txn_id
@@ -294,12 +290,9 @@ async def test_a_retry_is_as_unknown_as_the_first_where_both_were_in_one_lost_ba
     await eventually(lambda: repository.calls["append"] == 1)
     for each in queued[1:]:
         journal.append(each, outcomes.append)
-    sa.event.listen(sa.Engine, "commit", refuse)
-    try:
+    with refusing_commits():
         gate.set()
         await eventually(lambda: len(outcomes) == len(queued))
-    finally:
-        sa.event.remove(sa.Engine, "commit", refuse)
     assert [type(outcome) for outcome in outcomes] == [Unavailable] * len(queued)
     assert repository.calls["append"] == 2, "in one batch"
     await journal.close()

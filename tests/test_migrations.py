@@ -24,6 +24,7 @@ from chatcore.model import Draft
 from chatcore.repository.sql import SqliteRepository
 from chatcore.repository.sql.migrate import NEWEST, VERSION_TABLE, downgrade, migrate, upgrade
 from chatcore.repository.sql.schema import metadata
+from tests.database import refusing_commits
 
 
 @pytest.fixture
@@ -124,13 +125,13 @@ def test_a_step_that_fails_leaves_nothing(tmp_path: Path) -> None:
     """Opening is one transaction: another process sees all of a schema or none of it."""
     path = tmp_path / "chat.db"
     repository = SqliteRepository(path)
-    with repository.writing() as connection:
-        migrate(connection, str(path))  # and then no commit
-    with repository.reading() as connection:
-        assert things(connection) == {}
-    repository.open()
-    with repository.reading() as connection:
-        assert version(connection) == NEWEST
+    with refusing_commits(), pytest.raises(SchemaError):
+        repository.open()
+    with contextlib.closing(sqlite3.connect(path)) as plain:
+        assert plain.execute("SELECT name FROM sqlite_master").fetchall() == []
+        repository.open()
+        found = plain.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchall()
+        assert found == [(NEWEST,)]
     repository.close()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import sqlite3
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from chatcore.errors import OutcomeUnknown, SchemaError, StorageFull, Unavailabl
 from chatcore.events import Stored
 from chatcore.model import Draft, Room, User
 from chatcore.repository.sql import SqliteRepository
+from tests.database import refusing_commits, statements
 
 AT = datetime(2026, 11, 22, 9, 42, 13, 123_000, tzinfo=UTC)
 LOBBY = Room("lobby", title="Lobby", epoch="e1")
@@ -80,26 +82,16 @@ def test_every_commit_is_synced_and_every_key_is_checked(
 ) -> None:
     with getattr(repository, engine)() as connection:
         names = ("journal_mode", "synchronous", "foreign_keys", "secure_delete", "busy_timeout")
-        values = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in names]
+        values = [connection.row(sa.text(f"PRAGMA {name}"))[0] for name in names]
     assert values == ["wal", 2, 1, 1, 5000]
 
 
 def statements_for(repository: SqliteRepository, drafts: list[Draft]) -> list[str]:
     """Append, and return the statements that it took."""
-    seen: list[str] = []
-
-    def executed(*event: Any) -> None:
-        _, _, statement, _, _, executemany = event
-        assert not executemany, "that is one statement a row"
-        seen.append(statement)
-
-    sa.event.listen(sa.Engine, "before_cursor_execute", executed)
-    try:
+    with statements() as seen:
         outcomes = repository.append(drafts)
-    finally:
-        sa.event.remove(sa.Engine, "before_cursor_execute", executed)
     assert all(isinstance(outcome, Stored) for outcome in outcomes)
-    return seen
+    return [re.sub(r"'(?:[^']|'')*'|\d+", "?", statement) for statement in seen]
 
 
 def test_a_batch_takes_as_many_statements_whatever_its_size(repository: SqliteRepository) -> None:
@@ -276,7 +268,7 @@ def test_looking_at_a_database_that_is_open_here_drops_none_of_its_locks(path: P
 def test_a_full_disk_is_storage_full_until_there_is_room(repository: SqliteRepository) -> None:
     def limit(pages: int) -> None:
         with repository.writing() as connection:
-            connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+            connection.row(sa.text(f"PRAGMA max_page_count = {pages}"))
 
     big = [say("x" * 4000) for _ in range(100)]
     limit(1)  # which means: no more than there are
@@ -321,7 +313,7 @@ def test_another_process_that_writes_for_long_makes_it_unavailable(path: Path) -
             repository.add_user(User("bob", "Bob"), None)
         assert repository.head("lobby", 9)[1] == 1, "reading goes on"
         with repository.reading() as connection:
-            assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 50
+            assert connection.row(sa.text("PRAGMA busy_timeout")) == (50,)
         other.execute("ROLLBACK")
     assert repository.user("bob") is None
     assert isinstance(repository.append([say("now")])[0], Stored)
@@ -332,16 +324,9 @@ def test_another_process_that_writes_for_long_makes_it_unavailable(path: Path) -
 def test_a_commit_that_fails_is_an_unknown_outcome(
     repository: SqliteRepository,
 ) -> None:
-    def refuse(_: sa.Connection) -> None:
-        raise sa.exc.OperationalError("COMMIT", None, sqlite3.OperationalError("disk I/O error"))
-
     drafts = [say("perhaps")]
-    sa.event.listen(sa.Engine, "commit", refuse)
-    try:
-        with pytest.raises(OutcomeUnknown) as unknown:
-            repository.append(drafts)
-    finally:
-        sa.event.remove(sa.Engine, "commit", refuse)
+    with refusing_commits(), pytest.raises(OutcomeUnknown) as unknown:
+        repository.append(drafts)
     assert isinstance(unknown.value.error, Unavailable)
     outcomes: list[Any] = [*unknown.value.outcomes]
     assert [*repository.stored(drafts, outcomes)] == [False]
@@ -389,27 +374,19 @@ def test_a_deleted_text_is_nowhere_in_the_files(
 
 def test_an_edit_is_found_by_an_index(repository: SqliteRepository, path: Path) -> None:
     """However long the log is, and wherever in it the edits are."""
-    asked: list[tuple[str, Any]] = []
-
-    def executed(_: object, __: object, statement: str, parameters: Any, *___: object) -> None:
-        asked.append((statement, parameters))
-
     repository.append([say("two"), edit(2, "II")])
-    sa.event.listen(sa.Engine, "before_cursor_execute", executed)
-    try:
+    with statements() as asked:
         for newest in (True, False):
             repository.messages("lobby", 0, 9, 9, newest=newest, upto=9)
         repository.append([edit(2, "2")])
         repository.append([delete(2)])
-    finally:
-        sa.event.remove(sa.Engine, "before_cursor_execute", executed)
     by_target = "USING INDEX ix_events_target (room_id=? AND target=?"
     found = 0
     with plain(path) as connection:
-        for statement, parameters in asked:
+        for statement in asked:
             if statement.split()[0] not in ("SELECT", "UPDATE"):
                 continue
-            plan = connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters).fetchall()
+            plan = connection.execute(f"EXPLAIN QUERY PLAN {statement}").fetchall()
             steps = [step[-1] for step in plan]
             assert not [step for step in steps if step.startswith("SCAN events")], steps
             found += any(by_target in step for step in steps)

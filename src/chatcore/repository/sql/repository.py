@@ -10,49 +10,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import orjson
 import sqlalchemy as sa
 
-from chatcore.errors import ChatError, OutcomeUnknown
+from chatcore.errors import OutcomeUnknown
 from chatcore.events import DURABLE, Duplicate, Durable, Edit, MemberItem, Message, Stored
 from chatcore.folding import ERASED
 from chatcore.model import Draft, Membership, Room, User
 from chatcore.names import skeleton
 from chatcore.ports import Outcome
 from chatcore.repository.ledger import Ledger, RoomState, Standing, Target, Txn, touched
+from chatcore.repository.sql.dialect import Connection, Dialect
 from chatcore.repository.sql.schema import events, members, rooms, tokens, txns, users
-
-
-class Dialect(Protocol):
-    """What differs between databases."""
-
-    def reading(self) -> AbstractContextManager[sa.Connection]:
-        """One snapshot."""
-
-    def writing(self) -> AbstractContextManager[sa.Connection]:
-        """One transaction that holds the write lock; rolled back when it is left uncommitted."""
-
-    def given(self, *columns: str, by: str = "given") -> sa.Subquery:
-        """Rows out of the JSON parameter that `by` names: a list of lists, by position."""
-
-    def taken(self, select: sa.Select[Any]) -> sa.Select[Any]:
-        """A select of one JSON value: a list of lists, in no order; JSON columns nested."""
-
-    def upsert(self, table: sa.Table, source: sa.Select[Any]) -> sa.Insert:
-        """Insert, or update what is not of the key; columns by the source's labels."""
-
-    def insert_new(self, table: sa.Table, source: sa.Select[Any]) -> sa.Insert:
-        """Insert what no unique constraint refuses."""
-
-    def written_by_others(self) -> bool:
-        """Say whether another process may have committed since this was last called."""
-
-    def explain(self, error: sa.exc.DBAPIError) -> ChatError:
-        """Say what a database's error means for whoever asked; raise it where it is a defect."""
 
 
 def milliseconds(moment: datetime) -> int:
@@ -157,13 +129,13 @@ class SqlRepository:
                     ),
                 )
             try:
-                _commit(connection)
-            except sa.exc.DBAPIError as error:
+                connection.commit()
+            except self._dialect.error as error:
                 raise OutcomeUnknown(outcomes, self._dialect.explain(error)) from error
             return outcomes
 
     def _load(
-        self, connection: sa.Connection, drafts: Sequence[Draft]
+        self, connection: Connection, drafts: Sequence[Draft]
     ) -> tuple[Ledger, dict[str, int], dict[str, int]]:
         about = touched(drafts)
         given: _Given = {
@@ -212,23 +184,25 @@ class SqlRepository:
             if isinstance(outcome, Stored)
         ]
         with self._dialect.reading() as connection:
-            held = {draft_id for (draft_id,) in _taken(connection, self._sql.load_drafts, wanted)}
+            held = {
+                draft_id for (draft_id,) in connection.taken(self._sql.load_drafts, _given(wanted))
+            }
         return [not isinstance(outcome, Stored) or draft.id in held for draft, outcome in pairs]
 
     def add_room(self, room: Room) -> bool:
         with self._dialect.writing() as connection:
             added = connection.execute(self._sql.add_rooms, _given([_room_row(room)]))
-            _commit(connection)
-            return added.rowcount > 0
+            connection.commit()
+            return added > 0
 
     def room(self, name: str) -> Room | None:
         with self._dialect.reading() as connection:
-            row = connection.execute(self._sql.room, {"name": name}).one_or_none()
+            row = connection.row(self._sql.room, {"name": name})
             return Room(*row) if row else None
 
     def head(self, room: str, tail: int) -> tuple[int, int, Sequence[Durable]]:
         with self._dialect.reading() as connection:
-            first, head = connection.execute(self._sql.head, {"room": room}).one()
+            first, head = connection.row(self._sql.head, {"room": room})
             newest = self._read(connection, room, head - tail, head, tail) if tail else []
             return first, head, newest
 
@@ -254,10 +228,10 @@ class SqlRepository:
             return self._read(connection, room, after, upto, limit)
 
     def _read(
-        self, connection: sa.Connection, room: str, after: int, upto: int, limit: int
+        self, connection: Connection, room: str, after: int, upto: int, limit: int
     ) -> list[Durable]:
         window = {"room": room, "after": after, "before": upto + 1, "limit": limit}
-        return _events(room, connection.execute(self._sql.read, window).scalar_one())
+        return _events(room, connection.taken(self._sql.read, window))
 
     def messages(
         self, room: str, after: int, before: int, limit: int, *, newest: bool, upto: int
@@ -265,7 +239,7 @@ class SqlRepository:
         window = {"room": room, "after": after, "before": before, "limit": limit, "upto": upto}
         statement = self._sql.newest_messages if newest else self._sql.oldest_messages
         with self._dialect.reading() as connection:
-            found = orjson.loads(connection.execute(statement, window).scalar_one())
+            found = connection.taken(statement, window)
         messages: list[Message] = []
         edits: list[Edit] = []
         for seq, sender, at, body, edit_seq, edit_at, edit_body in sorted(found):
@@ -279,27 +253,25 @@ class SqlRepository:
     def rooms(self, username: str, after: str, limit: int) -> Sequence[Room]:
         page = {"username": username, "after": after, "limit": limit}
         with self._dialect.reading() as connection:
-            found = orjson.loads(connection.execute(self._sql.rooms, page).scalar_one())
+            found = connection.taken(self._sql.rooms, page)
         return [Room(*row) for row in sorted(found)]
 
     def membership(self, room: str, username: str, upto: int | None = None) -> Membership | None:
         with self._dialect.reading() as connection:
-            row = connection.execute(
+            row = connection.row(
                 self._sql.membership, {"room": room, "username": username, "upto": upto}
-            ).one_or_none()
+            )
         return _membership(row) if row else None
 
     def memberships(self, username: str) -> Sequence[Membership]:
         with self._dialect.reading() as connection:
-            found = connection.execute(
-                self._sql.memberships, {"username": username, "upto": None}
-            ).scalar_one()
-        return [_membership(row) for row in sorted(orjson.loads(found))]
+            found = connection.taken(self._sql.memberships, {"username": username, "upto": None})
+        return [_membership(row) for row in sorted(found)]
 
     def members(self, room: str, after: str, limit: int) -> Sequence[MemberItem]:
         page = {"room": room, "after": after, "limit": limit}
         with self._dialect.reading() as connection:
-            found = orjson.loads(connection.execute(self._sql.members, page).scalar_one())
+            found = connection.taken(self._sql.members, page)
         return [MemberItem(*row) for row in sorted(found)]
 
     # Accounts.
@@ -314,16 +286,19 @@ class SqlRepository:
         ]
         with self._dialect.writing() as connection:
             added = connection.execute(self._sql.add_users, _given([row]))
-            _commit(connection)
-            return added.rowcount > 0
+            connection.commit()
+            return added > 0
 
     def set_password(self, username: str, password_hash: str) -> None:
         self._write(self._sql.set_password, {"whose": username, "new": password_hash})
 
     def user(self, username: str) -> tuple[User, str | None] | None:
         with self._dialect.reading() as connection:
-            row = connection.execute(self._sql.user, {"username": username}).one_or_none()
-        return (User(row.username, row.display_name), row.password_hash) if row else None
+            row = connection.row(self._sql.user, {"username": username})
+        if row is None:
+            return None
+        name, display_name, password_hash = row
+        return User(name, display_name), password_hash
 
     def add_token(self, digest: bytes, username: str, expires: datetime, now: datetime) -> None:
         token = {"digest": digest, "username": username, "expires": milliseconds(expires)}
@@ -331,14 +306,15 @@ class SqlRepository:
             expired = {"username": username, "now": milliseconds(now)}
             connection.execute(self._sql.remove_expired, expired)
             connection.execute(self._sql.add_token, token)
-            _commit(connection)
+            connection.commit()
 
     def token(self, digest: bytes, now: datetime) -> tuple[User, datetime] | None:
         with self._dialect.reading() as connection:
-            row = connection.execute(
-                self._sql.token, {"digest": digest, "now": milliseconds(now)}
-            ).one_or_none()
-        return (User(row.username, row.display_name), moment(row.expires)) if row else None
+            row = connection.row(self._sql.token, {"digest": digest, "now": milliseconds(now)})
+        if row is None:
+            return None
+        name, display_name, expires = row
+        return User(name, display_name), moment(expires)
 
     def remove_token(self, digest: bytes) -> None:
         self._write(self._sql.remove_token, {"digest": digest})
@@ -349,33 +325,18 @@ class SqlRepository:
     def _write(self, statement: sa.Executable, parameters: dict[str, object]) -> None:
         with self._dialect.writing() as connection:
             connection.execute(statement, parameters)
-            _commit(connection)
-
-
-def _commit(connection: sa.Connection) -> None:
-    try:
-        connection.commit()
-    except sa.exc.DBAPIError:
-        # It may still be in the transaction, and SQLAlchemy believes it is not.
-        connection.invalidate()
-        raise
+            connection.commit()
 
 
 def _given(rows: Any) -> dict[str, str]:
     return {"given": orjson.dumps(list(rows)).decode()}
 
 
-def _taken(connection: sa.Connection, statement: sa.Executable, given: Any) -> list[list[Any]]:
-    return orjson.loads(  # type: ignore[no-any-return] # a list of rows
-        connection.execute(statement, _given(given)).scalar_one()
-    )
-
-
 def _loaded(
-    connection: sa.Connection, statement: sa.Executable, given: _Given
+    connection: Connection, statement: sa.Executable, given: _Given
 ) -> list[list[list[Any]]]:
     parameters = {name: orjson.dumps(rows).decode() for name, rows in given.items()}
-    return [orjson.loads(rows) for rows in connection.execute(statement, parameters).one()]
+    return [orjson.loads(rows) for rows in connection.row(statement, parameters)]
 
 
 def _room_row(room: Room) -> list[object]:
@@ -388,10 +349,10 @@ def _membership(row: Sequence[Any]) -> Membership:
     return Membership(room, role, epoch, first, head, read, max(0, unread))
 
 
-def _events(room: str, found: str) -> list[Durable]:
+def _events(room: str, found: list[list[Any]]) -> list[Durable]:
     return [
         DURABLE[kind](room, seq, sender, moment(timestamp), **body)
-        for seq, kind, sender, timestamp, body in sorted(orjson.loads(found))
+        for seq, kind, sender, timestamp, body in sorted(found)
     ]
 
 

@@ -11,16 +11,20 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.pool import NullPool, QueuePool
 
 from chatcore.errors import ChatError, SchemaError, StorageFull, Unavailable
 from chatcore.repository.sql.backup import NEW_EPOCHS, Backup, write
+from chatcore.repository.sql.dialect import Connection, Spelling
 from chatcore.repository.sql.integrity import damage, damaged, is_damage, one_line
 from chatcore.repository.sql.migrate import NEWEST, check, migrate
 from chatcore.repository.sql.repository import SqlRepository
 
 READERS = 2
+BEGIN_WRITING = "BEGIN IMMEDIATE"
+"""With the write lock: one that reads first, and then finds it taken, could not wait, only fail."""
 _CLOSED = "closed: "
 
 logger = logging.getLogger("chatcore.repository")
@@ -57,10 +61,9 @@ class SqliteRepository(SqlRepository):
         self._file: tuple[int, int] | None = None
         """Which file was opened, for its name may come to mean another, or none."""
         self._data_version: tuple[int, int] | None = None
-        # Each write transaction takes the write lock as it begins: one that reads first
-        # and then finds the lock taken could not wait for it, only fail.
-        self._writer = _engine(self._path, busy_seconds, "BEGIN IMMEDIATE", 1)
-        self._reader = _engine(self._path, busy_seconds, "BEGIN", READERS)
+        self._writer = _engine(self._path, busy_seconds, 1)
+        self._reader = _engine(self._path, busy_seconds, READERS)
+        self._spelling = Spelling(sqlite.dialect(paramstyle="named"))
         self._visitor = sa.create_engine("sqlite://", creator=self._visit, poolclass=NullPool)
         super().__init__(self)
 
@@ -69,9 +72,9 @@ class SqliteRepository(SqlRepository):
             self._check()
             if self._lock is not None and self._checks != "never":
                 self._check_integrity()
-            with self.writing() as connection:
+            self._check_file()
+            with self._plainly(), self._writer.begin() as connection:
                 migrate(connection, str(self._path))
-                connection.commit()
             self._file = self._named()
 
     @contextlib.contextmanager
@@ -80,8 +83,8 @@ class SqliteRepository(SqlRepository):
             yield
         except Unavailable as error:
             cause = error.__cause__
-            if isinstance(cause, sa.exc.DBAPIError) and is_damage(cause.orig):
-                raise damaged(self._path, cause.orig) from error
+            if is_damage(cause):
+                raise damaged(self._path, cause) from error
             raise SchemaError(f"Cannot open the database {self._path}: {_cause(error)}") from error
         except UnicodeDecodeError as error:  # of what SQLite wanted to say
             raise damaged(self._path, "its schema is no text") from error
@@ -231,7 +234,7 @@ class SqliteRepository(SqlRepository):
         with contextlib.closing(self):
             self.open()
             with self.writing() as connection:
-                renewed = connection.execute(NEW_EPOCHS).rowcount
+                renewed = connection.execute(NEW_EPOCHS)
                 connection.commit()
         return renewed
 
@@ -241,16 +244,20 @@ class SqliteRepository(SqlRepository):
 
     # The Dialect.
 
-    @contextlib.contextmanager
-    def reading(self) -> Iterator[sa.Connection]:
-        with self._plainly(), self._reader.connect() as connection:
-            yield connection
+    error = sqlite3.Error
 
     @contextlib.contextmanager
-    def writing(self) -> Iterator[sa.Connection]:
+    def reading(self) -> Iterator[Connection]:
+        with self._plainly(), contextlib.closing(self._reader.raw_connection()) as connection:
+            connection.cursor().execute("BEGIN")
+            yield Connection(connection, self._spelling)
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[Connection]:
         self._check_file()
-        with self._plainly(), self._writer.connect() as connection:
-            yield connection
+        with self._plainly(), contextlib.closing(self._writer.raw_connection()) as connection:
+            connection.cursor().execute(BEGIN_WRITING)
+            yield Connection(connection, self._spelling)
 
     def _named(self) -> tuple[int, int] | None:
         try:
@@ -277,8 +284,12 @@ class SqliteRepository(SqlRepository):
             yield
         except sa.exc.TimeoutError as error:
             raise Unavailable("The database is busy; try again") from error
-        except sa.exc.DBAPIError as error:
+        except sqlite3.Error as error:
             raise self.explain(error) from error
+        except sa.exc.DBAPIError as error:  # of a migration, say
+            cause = error.orig
+            assert isinstance(cause, sqlite3.Error)
+            raise self.explain(cause) from cause
 
     def written_by_others(self) -> bool:
         self._check_file()
@@ -289,12 +300,12 @@ class SqliteRepository(SqlRepository):
         before, self._data_version = self._data_version, seen
         return before not in (None, seen)
 
-    def explain(self, error: sa.exc.DBAPIError) -> ChatError:
-        if getattr(error.orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+    def explain(self, error: Exception) -> ChatError:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
             return StorageFull("The server's storage is full; nothing was stored")
-        self._sound = self._sound and not is_damage(error.orig)
+        self._sound = self._sound and not is_damage(error)
         # What sqlite3 raises for a file that is locked, damaged or out of reach.
-        if type(error.orig) in (sqlite3.OperationalError, sqlite3.DatabaseError):
+        if type(error) in (sqlite3.OperationalError, sqlite3.DatabaseError):
             return Unavailable("The server's database did not answer; try again")
         raise error
 
@@ -358,7 +369,7 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _engine(path: Path, busy_seconds: float, begin: str, connections: int) -> sa.Engine:
+def _engine(path: Path, busy_seconds: float, connections: int) -> sa.Engine:
     engine = sa.create_engine(
         _url(path),
         poolclass=QueuePool,
@@ -383,7 +394,7 @@ def _engine(path: Path, busy_seconds: float, begin: str, connections: int) -> sa
 
     @sa.event.listens_for(engine, "begin")
     def _(connection: sa.Connection) -> None:
-        connection.exec_driver_sql(begin)
+        connection.exec_driver_sql(BEGIN_WRITING)
 
     return engine
 

@@ -1,0 +1,109 @@
+"""What differs between databases, and a connection to any of them.
+
+SQLAlchemy spells each statement once, and the driver executes it.  A batch may have one
+message in it, and then SQLAlchemy's work at each execution is more than the database's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from types import MappingProxyType
+from typing import Any, Protocol, TypeAlias
+
+import orjson
+import sqlalchemy as sa
+
+from chatcore.errors import ChatError
+
+Parameters: TypeAlias = Mapping[str, Any]
+
+NONE: Parameters = MappingProxyType({})
+
+
+class Dialect(Protocol):
+    """A database: its connections, and what is spelled otherwise on each."""
+
+    @property
+    def error(self) -> type[Exception]:
+        """What its driver raises (PEP 249)."""
+
+    def reading(self) -> AbstractContextManager[Connection]:
+        """One snapshot."""
+
+    def writing(self) -> AbstractContextManager[Connection]:
+        """One transaction that holds the write lock; rolled back when it is left uncommitted."""
+
+    def given(self, *columns: str, by: str = "given") -> sa.Subquery:
+        """Rows out of the JSON parameter that `by` names: a list of lists, by position."""
+
+    def taken(self, select: sa.Select[Any]) -> sa.Select[Any]:
+        """A select of one JSON value: a list of lists, in no order; JSON columns nested."""
+
+    def upsert(self, table: sa.Table, source: sa.Select[Any]) -> sa.Insert:
+        """Insert, or update what is not of the key; columns by the source's labels."""
+
+    def insert_new(self, table: sa.Table, source: sa.Select[Any]) -> sa.Insert:
+        """Insert what no unique constraint refuses."""
+
+    def written_by_others(self) -> bool:
+        """Say whether another process may have committed since this was last called."""
+
+    def explain(self, error: Exception) -> ChatError:
+        """Say what an `error` means for whoever asked; raise it where it is a defect."""
+
+
+class Spelling(dict[sa.Executable, tuple[str, Parameters]]):
+    """Statements in a driver's words, each beside the constants among its parameters.
+
+    For statements whose values need no conversion in between, on the way in or out.
+    """
+
+    def __init__(self, dialect: sa.Dialect) -> None:
+        super().__init__()
+        self._dialect = dialect
+
+    def __missing__(self, statement: sa.Executable) -> tuple[str, Parameters]:
+        assert isinstance(statement, sa.ClauseElement)
+        compiled = statement.compile(dialect=self._dialect)
+        constants = {
+            name: parameter.value
+            for name, parameter in compiled.binds.items()  # type: ignore[attr-defined] # an SQLCompiler's
+            if not parameter.required
+        }
+        self[statement] = spelled = (str(compiled), constants)
+        return spelled
+
+
+class Connection:
+    """A transaction on a connection of the driver's."""
+
+    def __init__(self, connection: sa.PoolProxiedConnection, spelling: Spelling) -> None:
+        self._connection = connection
+        self._spelling = spelling
+        self._cursor = connection.cursor()
+
+    def execute(self, statement: sa.Executable, parameters: Parameters = NONE) -> int:
+        """Execute what returns no rows; return how many it has changed."""
+        text, constants = self._spelling[statement]
+        self._cursor.execute(text, {**constants, **parameters})
+        return self._cursor.rowcount
+
+    def row(self, statement: sa.Executable, parameters: Parameters = NONE) -> Any:
+        """Return a statement's one row, a tuple; None where it has none."""
+        text, constants = self._spelling[statement]
+        self._cursor.execute(text, {**constants, **parameters})
+        return self._cursor.fetchone()
+
+    def taken(self, statement: sa.Executable, parameters: Parameters = NONE) -> list[list[Any]]:
+        """Return the rows of what `Dialect.taken` made."""
+        (rows,) = self.row(statement, parameters)
+        return orjson.loads(rows)  # type: ignore[no-any-return] # a list of lists
+
+    def commit(self) -> None:
+        try:
+            self._connection.commit()
+        except BaseException:
+            # It may still be in the transaction, and the pool believes that it is not.
+            self._connection.invalidate()
+            raise

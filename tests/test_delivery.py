@@ -10,15 +10,25 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from attrs import frozen
 
 from chatcore import feed, hub
 from chatcore.chat import Chat
+from chatcore.connection import serve
 from chatcore.events import Durable, Edit, Message
-from chatcore.model import Limits, User
+from chatcore.model import Credentials, Limits, User
+from chatcore.peer import MemoryLink
+from chatcore.ports import Transport, Wire
 from chatcore.repository.memory import MemoryRepository
 from chatcore.testing import FaultyRepository, Hold, Transcript, connect, eventually, failing
 
 LIMITS = Limits(messages=None, attempts=None, buffer_bytes=20_000)
+
+
+@pytest.fixture(autouse=True, params=[hub.SLICE, 1])
+def slices(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All here is so in small rooms, and in those that are too big to be written to at once."""
+    monkeypatch.setattr(hub, "SLICE", request.param)
 
 
 class CapriciousBus:
@@ -174,6 +184,109 @@ def holding(method: str, *, times: int | None = None) -> tuple[FaultyRepository,
     gate = threading.Event()
     gate.set()
     return FaultyRepository(MemoryRepository(), failing(method, Hold(gate), times=times)), gate
+
+
+class StraightMemoryLink(MemoryLink):
+    """A link in this process that may be written to without being looked at first."""
+
+    def __init__(self, wire: Wire) -> None:
+        super().__init__(wire)
+        self.sent: list[bytes] = []
+        """The messages that came, either way, at whatever time."""
+        self.on_write: Callable[[], object] = lambda: None
+        self._changed: Callable[[], None] | None = None
+
+    @property
+    def straight(self) -> Transport | None:
+        return Straight(self) if self.code is None else None
+
+    def watch(self, changed: Callable[[], None] | None) -> None:
+        self._changed = changed
+
+    def write(self, data: bytes) -> None:
+        if self.code is None:
+            self.take(data)
+        super().write(data)
+
+    def take(self, data: bytes) -> None:
+        if b'"message"' in data:
+            self.sent.append(data)
+            self.on_write()
+
+    def close(self, code: int, reason: str) -> None:
+        super().close(code, reason)
+        if self._changed is not None:
+            self._changed()
+
+
+@frozen
+class Straight:
+    """A transport that is still open, for what it was told to close after has to be flushed."""
+
+    link: StraightMemoryLink
+
+    def write(self, data: bytes) -> None:
+        self.link.take(data)
+
+    def is_closing(self) -> bool:
+        return False
+
+
+@contextlib.asynccontextmanager
+async def straight_room(*names: str) -> AsyncIterator[tuple[Chat, list[StraightMemoryLink]]]:
+    """A chat, and people in the lobby, each on a link that is written to in their order."""
+    async with contextlib.AsyncExitStack() as stack:
+        chat = await stack.enter_async_context(
+            Chat(MemoryRepository(), limits=LIMITS, bcrypt_cost=4)
+        )
+        links = []
+        for name in names:
+            user = await chat.register(name, "correct horse")
+            link = StraightMemoryLink(chat.wire)
+            serving = asyncio.create_task(serve(chat, link, Credentials(user=user)))
+            stack.push_async_callback(asyncio.wait, [serving])
+            stack.callback(link.hang_up)
+            peer = Transcript(link.send, link.next)
+            await peer.do("join", room="lobby", history=0)
+            links.append(link)
+        yield chat, links
+
+
+async def test_who_joins_again_while_an_event_is_written_to_others_gets_it_in_the_reply() -> None:
+    async with straight_room("ada", "bob", "cyd") as (chat, links):
+        ada, bob, cyd = links
+        lobby = chat.hub._feeds["lobby"]  # noqa: SLF001 - to do it between two slices
+        (again,) = (each for each in lobby.subscriptions if each.listener.link is cyd)
+        seen: list[int] = []
+
+        def join() -> None:
+            if not cyd.sent:
+                seen.append(lobby.head)
+            chat.hub.subscribe(again.listener, lobby, lobby.head, lobby.head)
+
+        ada.on_write = lambda: asyncio.get_running_loop().call_soon(join)
+        reply = await chat.send(User("ada", "ada"), "lobby", "one")
+        await eventually(lambda: lobby.waiting is None and bool(bob.sent))
+        assert seen == [reply.seq] * (hub.SLICE == 1), "the reply to it had this head"
+        assert [len(link.sent) for link in links] == [1, 1, 0 if seen else 1]
+        ada.on_write = lambda: None
+        await chat.send(User("ada", "ada"), "lobby", "two")
+        await eventually(lambda: lobby.waiting is None and b"two" in b"".join(cyd.sent))
+        assert [len(link.sent) for link in links] == [2, 2, 1 if seen else 2]
+
+
+async def test_nothing_is_written_to_who_is_closed_while_an_event_is_written_to_others() -> None:
+    async with straight_room("ada", "bob", "cyd") as (chat, links):
+        ada, bob, cyd = links
+        lobby = chat.hub._feeds["lobby"]  # noqa: SLF001 - as above
+
+        def close() -> None:
+            cyd.close(4001, "shutdown")
+
+        ada.on_write = lambda: asyncio.get_running_loop().call_soon(close)
+        await chat.send(User("ada", "ada"), "lobby", "one")
+        await eventually(lambda: lobby.waiting is None and bool(bob.sent))
+        assert [len(link.sent) for link in links] == [1, 1, 0 if hub.SLICE == 1 else 1]
 
 
 async def test_leave_is_the_last_event_for_whoever_left_even_within_a_batch() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -13,7 +14,7 @@ from chatcore.commands import Request
 from chatcore.errors import ChatError
 from chatcore.events import Bye, Close, Event, Hello, Reply
 from chatcore.model import RequestId
-from chatcore.ports import Wire
+from chatcore.ports import Transport, Wire
 
 OUTLET = "chatcore.outlet"
 """An extension of the scope: the connection's `Outlet`."""
@@ -25,6 +26,13 @@ class Outlet(Protocol):
     @property
     def pending(self) -> int:
         """Bytes that the kernel has not taken yet."""
+
+    @property
+    def straight(self) -> Transport | None:
+        """What takes frames after all that ASGI has sent; None while much waits, or it closes."""
+
+    def watch(self, changed: Callable[[], None] | None) -> None:
+        """Have `changed` called, at once, each time that `straight` is another."""
 
     def write(self, data: bytes) -> None:
         """Take whole WebSocket frames, after all that ASGI has sent; nothing once it is closing."""
@@ -86,12 +94,26 @@ class FramedLink(Inbound):
         self._silence = silence
         self._listen_in(silence)
         self._closing = False
+        self._changed: Callable[[], None] | None = None
         self._closed = asyncio.Event()
         self._farewell: asyncio.Task[None] | None = None
 
     @property
     def pending(self) -> int:
         return 0 if self._closed.is_set() else self._outlet.pending
+
+    @property
+    def straight(self) -> Transport | None:
+        return None if self._closing else self._outlet.straight
+
+    def watch(self, changed: Callable[[], None] | None) -> None:
+        self._changed = changed
+        self._outlet.watch(changed)
+
+    def _end_writing(self) -> None:
+        self._closing = True
+        if self._changed is not None:
+            self._changed()
 
     def write(self, data: bytes) -> None:
         if not self._closing:
@@ -103,7 +125,7 @@ class FramedLink(Inbound):
     def close(self, code: int, reason: str) -> None:
         if self._closing:
             return
-        self._closing = True
+        self._end_writing()
         self._inbox.close()
         self._farewell = asyncio.ensure_future(self._say_goodbye(code, reason))
         asyncio.get_running_loop().call_later(LINGER_SECONDS, self._outlet.abort)
@@ -133,7 +155,7 @@ class FramedLink(Inbound):
         await self._end_reading()
 
     def _gone(self) -> None:
-        self._closing = True
+        self._end_writing()
         self._inbox.finish()
         self._closed.set()
         asyncio.get_running_loop().call_later(LINGER_SECONDS, self._outlet.abort)

@@ -116,6 +116,7 @@ class TcpLink(asyncio.Protocol):
         self._drained.set()
         self._closed = asyncio.Event()
         self._closing = False
+        self._changed: Callable[[], None] | None = None
 
     # What asyncio calls.
 
@@ -160,12 +161,19 @@ class TcpLink(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._drained.clear()
+        self._tell_changed()
 
     def resume_writing(self) -> None:
         self._drained.set()
+        self._tell_changed()
+
+    def _tell_changed(self) -> None:
+        if self._changed is not None:
+            self._changed()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closing = True
+        self._tell_changed()
         self._inbox.finish()
         self._drained.set()
         self._closed.set()
@@ -175,6 +183,13 @@ class TcpLink(asyncio.Protocol):
     @property
     def pending(self) -> int:
         return 0 if self._closing else self._transport.get_write_buffer_size()
+
+    @property
+    def straight(self) -> asyncio.Transport | None:
+        return None if self._closing or not self._drained.is_set() else self._transport
+
+    def watch(self, changed: Callable[[], None] | None) -> None:
+        self._changed = changed
 
     async def receive(self) -> bytes:
         return await self._inbox.get()
@@ -190,6 +205,7 @@ class TcpLink(asyncio.Protocol):
         if self._closing:
             return
         self._closing = True
+        self._tell_changed()
         self._inbox.close()
         self._drained.set()
         self._transport.close()

@@ -6,13 +6,13 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from attrs import define, field
 
-from chatcore.events import Close, Durable, MembershipChanged, Message
+from chatcore.events import Close, Durable, MembershipChanged, Message, Presence
 from chatcore.folding import deleted, fold, without
-from chatcore.ports import Link, Wire
+from chatcore.ports import Link, StraightLink, Wire
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Durable)
@@ -29,6 +29,10 @@ class OffLoop(Protocol):
     async def __call__(self, read: Callable[..., T], /, *args: Any, **options: Any) -> T: ...
 
 
+Way: TypeAlias = "tuple[Callable[[bytes], None], Callable[[], bool], Subscription]"
+"""How to write to a transport, how to ask whether it is closing, and for whom that is."""
+
+
 @define(eq=False)
 class Listener:
     """One connection that has logged in."""
@@ -42,6 +46,12 @@ class Listener:
     held: bool = True
     """Until the login is answered nothing personal may pass."""
     task: asyncio.Task[None] | None = None
+    straight: tuple[Callable[[bytes], None], Callable[[], bool]] | None = None
+    """Its transport's `write` and `is_closing`, while there is nothing else to look at first."""
+
+    def look(self) -> None:
+        transport = self.link.straight if isinstance(self.link, StraightLink) else None
+        self.straight = (transport.write, transport.is_closing) if transport is not None else None
 
 
 @define(eq=False)
@@ -57,6 +67,18 @@ class Subscription:
 
 
 @define(eq=False)
+class Audience:
+    """Those subscriptions of a feed that want events spelled in one way."""
+
+    straight: dict[Subscription, Way] = field(factory=dict)
+    """Live ones that a write serves: of a thousand, each object looked at is a cache miss."""
+    others: dict[Subscription, None] = field(factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.straight) + len(self.others)
+
+
+@define(eq=False)
 class Feed:
     """A room that somebody listens to on this node."""
 
@@ -69,6 +91,8 @@ class Feed:
     """Who is about to subscribe, or to read."""
     waiting: list[Durable] | None = field(factory=list)
     """Announced while the log is being read for what came before; None when it is not."""
+    unsaid: list[Presence] = field(factory=list)
+    """What is to be told once the run that is being written has been."""
     noticed: int = 0
     """A head that nobody announced, and that another process has written."""
     opened: asyncio.Task[None] | None = None
@@ -107,20 +131,50 @@ class Feed:
             if not self.reads:
                 self.erased.clear()
 
-    wires: dict[Wire, int] = field(factory=dict)
-    """How those who listen want events spelled, and how many of them do."""
+    audiences: dict[Wire, Audience] = field(factory=dict)
+    moved: set[Subscription] | None = None
+    """Who moved or left while a run of events is being written, and is not to get it any more."""
+
+    changes: int = 0
+    """Grows with each change of who is live, and of the way to them."""
 
     def add(self, subscription: Subscription) -> None:
         self.subscriptions[subscription] = None
-        wire = subscription.listener.link.wire
-        self.wires[wire] = self.wires.get(wire, 0) + 1
+        self.audiences.setdefault(subscription.listener.link.wire, Audience())
+        self.place(subscription)
 
     def remove(self, subscription: Subscription) -> None:
         del self.subscriptions[subscription]
+        self._move(subscription)
+        self.changes += 1
         wire = subscription.listener.link.wire
-        self.wires[wire] -= 1
-        if not self.wires[wire]:
-            del self.wires[wire]
+        audience = self.audiences[wire]
+        audience.straight.pop(subscription, None)
+        audience.others.pop(subscription, None)
+        if not audience:
+            del self.audiences[wire]
+
+    def set_cursor(self, subscription: Subscription, cursor: int | None) -> None:
+        """Have a subscription be behind at a cursor, or live at the head."""
+        subscription.cursor = cursor
+        self._move(subscription)
+        self.place(subscription)
+
+    def _move(self, subscription: Subscription) -> None:
+        if self.moved is not None:
+            self.moved.add(subscription)
+
+    def place(self, subscription: Subscription) -> None:
+        """Take note of whether a subscription is live, and of the way to it."""
+        self.changes += 1
+        audience = self.audiences[subscription.listener.link.wire]
+        straight = subscription.listener.straight
+        if straight is None or subscription.cursor is not None:
+            audience.straight.pop(subscription, None)
+            audience.others[subscription] = None
+        else:
+            audience.others.pop(subscription, None)
+            audience.straight[subscription] = (*straight, subscription)
 
     def after(self, cursor: int, upto: int, limit: int) -> Sequence[Durable] | None:
         """Return events with cursor < seq <= upto from memory; None where it does not reach."""

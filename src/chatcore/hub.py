@@ -24,6 +24,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Protocol
 
 from chatcore import events
@@ -31,13 +32,16 @@ from chatcore.errors import ChatError, NotMember
 from chatcore.events import Close, Durable, Member, MembershipChanged
 from chatcore.feed import OPENING, Feed, Listener, OffLoop, Subscription
 from chatcore.model import Limits
-from chatcore.ports import Link, Repository
+from chatcore.ports import Link, Repository, StraightLink, Wire
 
 JOINED_BYTES = 65_536
 """Frames joined into one write, so that one batch does not overshoot a link's buffer."""
 PRESENCE_SECONDS = 0.1
 """How long changes of presence are gathered before they are told."""
 RETRY_SECONDS = 0.5
+SLICE = 400
+"""Members written to at a time, so that a big room holds the loop for some milliseconds only."""
+_DONE = object()
 
 logger = logging.getLogger("chatcore.hub")
 
@@ -80,6 +84,9 @@ class Hub:
     def listen(self, username: str, link: Link, end: Callable[[Close, str], None]) -> Listener:
         """Take in a connection.  It hears nothing before `release`."""
         listener = Listener(username, link, end)
+        listener.look()
+        if isinstance(link, StraightLink):
+            link.watch(partial(self._look, listener))
         self._listeners.setdefault(username, {})[listener] = None
         return listener
 
@@ -89,8 +96,15 @@ class Hub:
         if listener.owed:
             self._wake(listener)
 
+    def _look(self, listener: Listener) -> None:
+        listener.look()
+        for subscription in listener.subscriptions.values():
+            subscription.feed.place(subscription)
+
     def forget(self, listener: Listener) -> None:
         """Let a connection go, from every room."""
+        if isinstance(listener.link, StraightLink):
+            listener.link.watch(None)
         for subscription in list(listener.subscriptions.values()):
             self._unsubscribe(subscription)
         if listener.task is not None:
@@ -177,7 +191,7 @@ class Hub:
             self._tell_presence_soon()
         subscription.end = None
         if cursor == feed.head and not subscription.missed:
-            subscription.cursor = None
+            feed.set_cursor(subscription, None)
         else:
             self._fall_behind(subscription, cursor)
 
@@ -229,17 +243,25 @@ class Hub:
         self._reach_noticed(feed)
 
     def _advance(self, feed: Feed, announced: Sequence[Durable]) -> None:
+        """Write what follows the head; after it, or where there is a hole, the rest waits."""
         fresh: list[Durable] = []
+        rest: list[Durable] = []
+        expected = feed.head + 1
         for event in announced:
-            expected = fresh[-1].seq + 1 if fresh else feed.head + 1
             if event.seq == expected:
                 fresh.append(event)
+                expected += 1
             elif event.seq > expected:
-                feed.waiting = [event for event in announced if event.seq > expected]
-                self._spawn(self._fill(feed, event.seq - 1))
+                rest = [event for event in announced if event.seq > expected]
                 break
-        if fresh:
-            self._emit(feed, fresh)
+        self._run(feed, self._emit(feed, fresh), rest)
+
+    def _run(self, feed: Feed, slices: Iterator[None], rest: list[Durable]) -> None:
+        """Write, and go on later with what is left to write, or has a hole before it."""
+        is_done = next(slices, _DONE) is _DONE
+        if rest or not is_done:
+            feed.waiting = rest
+            self._spawn(self._fill(feed, rest[0].seq - 1 if rest else feed.head, slices))
 
     def notice(self, heads: Mapping[str, int]) -> None:
         """Take heads of rooms that nobody announced: another process has written.
@@ -257,8 +279,10 @@ class Hub:
             feed.waiting = []
             self._spawn(self._fill(feed, feed.noticed))
 
-    async def _fill(self, feed: Feed, upto: int) -> None:
-        """Read a hole from the log, while what is announced meanwhile waits."""
+    async def _fill(self, feed: Feed, upto: int, slices: Iterable[None] = ()) -> None:
+        """Write what is left to write, and what is missing up to there; the rest waits."""
+        for _ in slices:
+            await asyncio.sleep(0)
         while feed.head < upto:
             try:
                 missing = await self._read(feed, feed.head, upto)
@@ -266,7 +290,8 @@ class Hub:
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
             if missing and missing[0].seq == feed.head + 1:
-                self._emit(feed, missing)
+                for _ in self._emit(feed, missing):
+                    await asyncio.sleep(0)
             else:
                 # The log has let go of it: whoever is live there has lost their position.
                 for subscription in feed.subscriptions:
@@ -274,40 +299,90 @@ class Hub:
                         self._fall_behind(subscription, feed.head)
                 feed.head = upto
                 feed.tail.clear()
+        while feed.unsaid:
+            for _ in self._tell_all(feed, feed.unsaid.pop(0)):
+                await asyncio.sleep(0)
         self._resume(feed)
 
-    def _emit(self, feed: Feed, batch: Sequence[Durable]) -> None:
-        """Write a run of events to everybody who is live, joined, once encoded for each wire."""
+    def _emit(self, feed: Feed, batch: Sequence[Durable]) -> Iterator[None]:
+        """Write a run of events to everybody who is live, joined, once encoded for each wire.
+
+        Yields where others may have the loop; what is announced meanwhile must wait.
+        """
         batch = feed.erase(batch)
-        frames = {wire: [wire.encode(event) for event in batch] for wire in feed.wires}
+        frames = {wire: [wire.encode(event) for event in batch] for wire in feed.audiences}
         for start, stop in _joins(batch, list(frames.values())):
-            before = feed.head
-            feed.head = batch[stop - 1].seq
+            before, last = feed.head, batch[stop - 1]
+            feed.head = last.seq
             feed.tail.extend(batch[start:stop])
             joined = {wire: b"".join(of_wire[start:stop]) for wire, of_wire in frames.items()}
-            most = self._limits.buffer_bytes
-            for subscription in feed.subscriptions:
-                if subscription.cursor is not None:
-                    continue
-                link = subscription.listener.link
-                if link.pending > most:
-                    self._fall_behind(subscription, before)
-                else:
-                    link.write(joined[link.wire])
-            last = batch[stop - 1]
             if isinstance(last, Member) and last.ends:
-                self._end(feed, last)
-        for reached in feed.awaited:
-            reached.set()
+                self._end(feed, last, before, joined)
+            for reached in feed.awaited:
+                reached.set()
+            yield from self._write(feed, joined, before)
+            if stop < len(batch):
+                yield
 
-    def _end(self, feed: Feed, event: Member) -> None:
-        """Give a former member nothing after the event that ended it."""
+    def _write(
+        self, feed: Feed, joined: Mapping[Wire, bytes], before: int | None
+    ) -> Iterator[None]:
+        """Write to everybody who is live, some at a time.
+
+        Who cannot take it is behind, from `before` on; None for what is not in the log.
+        """
+        runs = [
+            (data, [*audience.straight.values()], [*audience.others])
+            for wire, data in joined.items()
+            if (audience := feed.audiences.get(wire)) is not None
+        ]
+        feed.moved, changes = set(), feed.changes
+        is_first = True
+        for data, straight, others in runs:
+            for start in range(0, len(straight), SLICE):
+                if not is_first:
+                    yield
+                is_first = False
+                if feed.changes == changes:
+                    for way in straight[start : start + SLICE]:
+                        if not way[1]():
+                            way[0](data)
+                else:
+                    for way in straight[start : start + SLICE]:
+                        self._give(way[2], data, before)
+            for start in range(0, len(others), SLICE):
+                if not is_first:
+                    yield
+                is_first = False
+                for subscription in others[start : start + SLICE]:
+                    self._give(subscription, data, before)
+        feed.moved = None
+
+    def _give(self, subscription: Subscription, data: bytes, before: int | None) -> None:
+        """Write to one who is live and has not moved meanwhile, or have them behind."""
+        moved = subscription.feed.moved
+        if moved and subscription in moved:
+            return
+        if subscription.cursor is not None:
+            subscription.missed = subscription.missed or before is None
+        elif not self._slow(subscription.listener.link):
+            subscription.listener.link.write(data)
+        elif before is not None:
+            self._fall_behind(subscription, before)
+        else:
+            subscription.missed = True
+            self._wake(subscription.listener)
+
+    def _end(self, feed: Feed, event: Member, before: int, joined: Mapping[Wire, bytes]) -> None:
+        """Give a former member what goes up to the event that ended it, and then nothing."""
         if feed.holds:
             feed.ended[event.username] = event.seq
         for listener in self._listeners.get(event.username, ()):
             subscription = listener.subscriptions.get(feed.room)
             if subscription is None:
                 continue
+            if subscription.cursor is None:
+                self._give(subscription, joined[listener.link.wire], before)
             if subscription.cursor is None:
                 self._unsubscribe(subscription)
             else:
@@ -319,7 +394,7 @@ class Hub:
         return link.pending > self._limits.buffer_bytes
 
     def _fall_behind(self, subscription: Subscription, cursor: int) -> None:
-        subscription.cursor = cursor
+        subscription.feed.set_cursor(subscription, cursor)
         self._wake(subscription.listener)
 
     def _wake(self, listener: Listener) -> None:
@@ -346,6 +421,9 @@ class Hub:
         owed, listener.owed = listener.owed, {}
         for event in owed.values():
             listener.link.write(listener.link.wire.encode(event))
+        for subscription in listener.subscriptions.values():
+            if subscription.missed and subscription.cursor is None:
+                self._tell_state(subscription)
 
     async def _page(self, behind: Subscription) -> None:
         """Write one page after a cursor, or make the subscription live at the head."""
@@ -381,11 +459,15 @@ class Hub:
         if behind.end is not None:
             self._unsubscribe(behind)
             return
-        behind.cursor = None
+        behind.feed.set_cursor(behind, None)
         if behind.missed:
-            behind.missed = False
-            link = behind.listener.link
-            link.write(link.wire.encode(self._attendance.state(behind.feed.room)))
+            self._tell_state(behind)
+
+    def _tell_state(self, subscription: Subscription) -> None:
+        """Give somebody who has missed ephemeral events what they would know by them."""
+        subscription.missed = False
+        link = subscription.listener.link
+        link.write(link.wire.encode(self._attendance.state(subscription.feed.room)))
 
     # Ephemeral events.
 
@@ -400,15 +482,13 @@ class Hub:
             feed = self._feeds.get(event.room)
             if feed is None:
                 continue
-            frames = {wire: wire.encode(event) for wire in feed.wires}
-            for subscription in feed.subscriptions:
-                link = subscription.listener.link
-                if subscription.cursor is None and self._slow(link):
-                    self._fall_behind(subscription, feed.head)
-                if subscription.cursor is None:
-                    link.write(frames[link.wire])
-                else:
-                    subscription.missed = True
+            if feed.waiting is not None:
+                feed.unsaid.append(event)
+            else:
+                self._run(feed, self._tell_all(feed, event), [])
+
+    def _tell_all(self, feed: Feed, event: events.Presence) -> Iterator[None]:
+        return self._write(feed, {wire: wire.encode(event) for wire in feed.audiences}, None)
 
     def _spawn(self, work: Awaitable[None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)

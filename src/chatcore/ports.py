@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from chatcore.commands import Command, Request
 from chatcore.errors import ChatError
@@ -226,3 +226,26 @@ class Link(Protocol):
 
     async def closed(self) -> None:
         """Return when the link is gone, flushed or not."""
+
+
+class Transport(Protocol):
+    """The two of asyncio's transports that a hub needs."""
+
+    def write(self, data: bytes) -> None: ...
+
+    def is_closing(self) -> bool: ...
+
+
+@runtime_checkable
+class StraightLink(Link, Protocol):
+    """A Link to whose transport encoded frames may be written with nothing in between.
+
+    A Link need not be one: it is what makes a write to each member of a big room cheap.
+    """
+
+    @property
+    def straight(self) -> Transport | None:
+        """The transport, while little waits there and `close` was not called; else None."""
+
+    def watch(self, changed: Callable[[], None] | None) -> None:
+        """Have `changed` called, at once, each time that `straight` is another."""

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import logging
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
@@ -148,6 +149,7 @@ class Frames(WebSocketsSansIOProtocol):
         super().__init__(**given)
         self._rest = bytearray()
         self._heard = self.loop.time()
+        self._changed: Callable[[], None] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         # TLS would have it at 512 KiB, and `drained` come before the hub has room.
@@ -168,6 +170,24 @@ class Frames(WebSocketsSansIOProtocol):
     @property
     def pending(self) -> int:
         return self.transport.get_write_buffer_size()
+
+    @property
+    def straight(self) -> asyncio.Transport | None:
+        is_clear = self.writable.is_set() and not self.close_sent
+        return self.transport if is_clear else None
+
+    def watch(self, changed: Callable[[], None] | None) -> None:
+        self._changed = changed
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._changed is not None:
+            self._changed()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._changed is not None:
+            self._changed()
 
     def write(self, data: bytes) -> None:
         # Nothing may follow a close frame, the peer's or uvicorn's own.

@@ -23,7 +23,7 @@ from chatcore.errors import (
 )
 from chatcore.events import Delete, Duplicate, Durable, Edit, Member, Message, Stored
 from chatcore.model import MAX_FRAME, Draft, Limits, Room, User
-from chatcore.ports import Bus, Link, Outcome, Repository
+from chatcore.ports import Bus, Link, Outcome, Repository, StraightLink
 from chatcore.testing.clock import PATIENCE, eventually
 
 
@@ -106,6 +106,10 @@ async def check_link(
         assert link.pending < MAX_FRAME
 
     async with connected() as (link, peer), asyncio.timeout(PATIENCE):
+        if isinstance(link, StraightLink):
+            await _check_straight(link, peer)
+
+    async with connected() as (link, peer), asyncio.timeout(PATIENCE):
         # A peer that is gone raises LinkClosed, in everyone who waits.
         await peer.close()
         with contextlib.suppress(LinkClosed):
@@ -115,6 +119,28 @@ async def check_link(
         await link.drained()
         link.close(4001, "shutdown")
         await link.closed()
+
+
+async def _check_straight(link: StraightLink, peer: LinkPeer) -> None:
+    """Check that the straight way is there while little waits, and that each change is told."""
+    told = [True]
+    link.watch(lambda: told.append(link.straight is not None))
+    frame = link.wire.encode(Message("lobby", 1, "ada", datetime(2026, 1, 1, tzinfo=UTC), "x"))
+    transport = link.straight
+    assert transport is not None
+    transport.write(frame)
+    link.write(frame)
+    assert await peer.receive() == await peer.receive()
+    while told[-1]:
+        transport.write(frame * 60)
+    draining = asyncio.ensure_future(link.drained())
+    while not draining.done():
+        await peer.receive()
+        await asyncio.sleep(0)
+    assert link.straight is transport
+    link.close(4001, "shutdown")
+    assert told == [True, False, True, False], "and at once"
+    link.watch(None)
 
 
 async def check_bus(make: Callable[[], Bus]) -> None:

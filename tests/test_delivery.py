@@ -289,6 +289,48 @@ async def test_nothing_is_written_to_who_is_closed_while_an_event_is_written_to_
         assert [len(link.sent) for link in links] == [1, 1, 0 if hub.SLICE == 1 else 1]
 
 
+class NotedLink(MemoryLink):
+    """A link in this process that keeps each write apart."""
+
+    def __init__(self, wire: Wire) -> None:
+        super().__init__(wire)
+        self.written: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self.written.append(data)
+        super().write(data)
+
+
+async def test_what_commits_together_is_one_write_of_replies_and_one_of_events() -> None:
+    gate = threading.Event()
+    repository = FaultyRepository(MemoryRepository())
+    async with contextlib.AsyncExitStack() as stack:
+        chat = await stack.enter_async_context(Chat(repository, limits=LIMITS, bcrypt_cost=4))
+        ada = await chat.register("ada", "correct horse")
+        link = NotedLink(chat.wire)
+        serving = asyncio.create_task(serve(chat, link, Credentials(user=ada)))
+        stack.push_async_callback(asyncio.wait, [serving])
+        stack.callback(link.hang_up)
+        stack.callback(gate.set)
+        talk = Transcript(link.send, link.next)
+        await talk.do("join", room="lobby")
+        await talk.event("presence")
+        repository.scripts.append(failing("append", Hold(gate), times=1))
+        before = repository.calls["append"]
+        asked = [await talk.start("send", room="lobby", content="alone")]
+        await eventually(lambda: repository.calls["append"] > before)
+        asked += [await talk.start("send", room="lobby", content=f"{n}") for n in range(4)]
+        waiting = chat._journal._queue  # noqa: SLF001 - they are to be there together
+        await eventually(lambda: waiting.qsize() == 4)
+        link.written.clear()
+        gate.set()
+        for id in asked:
+            await talk.answer(id)
+        await talk.messages(5)
+        assert [data.count(b'"reply"') for data in link.written] == [1, 0, 4, 0]
+        assert [data.count(b'"event"') for data in link.written] == [0, 1, 0, 4]
+
+
 async def test_leave_is_the_last_event_for_whoever_left_even_within_a_batch() -> None:
     repository, commits = holding("append")
     async with Chat(repository, limits=LIMITS, bcrypt_cost=4) as chat, connect(chat) as (bob, _):

@@ -549,6 +549,13 @@ class Chat:
 
         self._journal.append(draft, settled)
 
+    def after_answers(self, call: Callable[[], None]) -> None:
+        """From within a `done`, have something called once all that committed with it is answered.
+
+        That is still before the events go to anyone.
+        """
+        self._journal.after_answers(call)
+
     async def _draft(self, user: User, command: commands.Durable) -> Draft:
         # What can be refused without the room is, whether there is such a room or not.
         most = self.limits.content_chars

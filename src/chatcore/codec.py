@@ -7,6 +7,7 @@ fails becomes one Invalid with a sentence that says where.
 
 from __future__ import annotations
 
+import functools
 import traceback
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -247,8 +248,11 @@ def _words(error: BaseException, _: type | None) -> str:
 # Out: events and replies to JSON values.
 
 
+@functools.lru_cache(maxsize=64)  # an event's is that of the reply, just before
 def _timestamp(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+    if moment.tzinfo is not UTC:
+        moment = moment.astimezone(UTC)
+    return moment.isoformat("T", "milliseconds")[:-6] + "Z"  # in place of +00:00
 
 
 def _outgoing() -> cattrs.Converter:

@@ -69,6 +69,8 @@ class Journal:
         self._stopping = threading.Event()
         self._loop = asyncio.get_running_loop()
         self._open = True
+        self._answering = False
+        self._after: list[Callable[[], None]] = []
         self.died: asyncio.Future[BaseException] = self._loop.create_future()
         self._ended = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="chatcore-journal", daemon=True)
@@ -84,6 +86,16 @@ class Journal:
             self._queue.put(_Append(draft, done))
         else:
             done(_closed())
+
+    def after_answers(self, call: Callable[[], None]) -> None:
+        """Call back from within a `done`: once all of its batch is answered, before the news.
+
+        At once where a `done` is not one of a batch.  `call` must not raise.
+        """
+        if self._answering:
+            self._after.append(call)
+        else:
+            call()
 
     async def write(self, function: Callable[..., T], *args: Any) -> T:
         """Run another write of the repository in the writer's thread, in its turn.
@@ -183,8 +195,13 @@ class Journal:
     # On the loop.
 
     def _announce(self, batch: list[_Append], outcomes: Sequence[Outcome]) -> None:
+        self._answering = True
         for item, outcome in zip(batch, outcomes, strict=True):
             item.done(outcome)
+        self._answering = False
+        after, self._after = self._after, []
+        for call in after:
+            call()
         stored = [
             (item.draft, outcome)
             for item, outcome in zip(batch, outcomes, strict=True)

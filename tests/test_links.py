@@ -27,7 +27,7 @@ from chat_transports.framed import OUTLET, FramedLink, FramedWire
 from chat_transports.inbox import FULL, Inbox
 from chat_transports.server import protocols
 from chat_transports.server.protocols import Frames
-from chat_transports.tcp import TcpLink, listen
+from chat_transports.tcp import TcpLink, listen, open_server
 from chat_transports.websocket import WebSocketLink, route
 from chatcore import Chat, MemoryRepository
 from chatcore.codec import JsonLines
@@ -364,3 +364,11 @@ def test_tcps_door_listens_on_a_unix_socket_too(
 
     with asyncio.Runner(loop_factory=loop) as runner:
         runner.run(run())
+
+
+async def test_a_crowd_that_comes_at_once_waits_to_be_accepted() -> None:
+    """Beyond asyncio's own hundred, who comes would be dropped, and try again after a second."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as crowd:
+        async with await open_server(asyncio.Protocol, sock=listener, ssl=None):
+            for _ in range(120):  # while the loop, which this holds, accepts nobody
+                crowd.enter_context(socket.create_connection(listener.getsockname(), timeout=0.5))

@@ -22,6 +22,12 @@ HIGH_WATER = 65_536
 UNSENT_BYTES = 16_384
 """What the kernel takes for one connection beyond what is on its way; else it takes megabytes."""
 
+BACKLOG = 2_048
+"""Connections that the kernel keeps until they are accepted.
+
+One too many is not refused: its SYN is dropped, and comes again after 1 s, 2 s, 4 s.
+"""
+
 HANDSHAKE_SECONDS = 10.0
 """What whoever connects has for what comes before the chat: TLS, or a WebSocket's request."""
 
@@ -73,11 +79,11 @@ async def open_server(
     ssl: ssl.SSLContext | None,
     **options: Any,
 ) -> asyncio.Server:
-    """Create a server with asyncio, one that waits HANDSHAKE_SECONDS for TLS, not a minute."""
+    """Create a server with asyncio, with BACKLOG, and HANDSHAKE_SECONDS for TLS, not a minute."""
     if ssl is not None:
         options["ssl_handshake_timeout"] = HANDSHAKE_SECONDS
     loop = asyncio.get_running_loop()
-    return await loop.create_server(accept, *address, ssl=ssl, **options)
+    return await loop.create_server(accept, *address, ssl=ssl, backlog=BACKLOG, **options)
 
 
 def tune(sock: socket.socket, ping: float) -> None:

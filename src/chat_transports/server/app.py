@@ -270,7 +270,7 @@ def _listen(
             # Linux hands these on to what connects; the TCP door sets them itself besides.
             tcp.tune(listener, options.limits.ping)
             listener.bind(address)
-            listener.listen(2048)
+            listener.listen(tcp.BACKLOG)
             listener.setblocking(False)
             taken.append(listener)
     except OSError as error:

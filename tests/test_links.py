@@ -35,7 +35,7 @@ from chatcore.commands import Request
 from chatcore.errors import LinkClosed
 from chatcore.events import Bye, PingReply
 from chatcore.feed import Listener
-from chatcore.model import MAX_FRAME, Limits
+from chatcore.model import MAX_FRAME, Credentials, Limits
 from chatcore.ports import Link
 from chatcore.testing import PATIENCE, LinkPeer, MemoryLink, check_link, eventually
 from tests import support
@@ -93,9 +93,7 @@ def framed() -> AbstractAsyncContextManager[tuple[Link, LinkPeer]]:
     """On our own server."""
     wire = FramedWire(WIRE)
     return websocket_link(
-        lambda websocket: FramedLink(
-            websocket, wire, websocket.scope["extensions"][OUTLET], silence=60.0
-        ),
+        lambda websocket: FramedLink(wire, websocket.scope["extensions"][OUTLET], silence=60.0),
         Frames,
     )
 
@@ -208,6 +206,49 @@ async def test_a_peer_that_is_not_listened_to_is_not_silent() -> None:
         assert outlet.silent_for() == 0
 
 
+async def test_what_came_before_the_link_is_heard_too() -> None:
+    """And what is no text is refused, though its bytes could be read."""
+    receiver = Heard()
+    async with deaf(app_takes=0) as (outlet, client):
+        await client.send('{"cmd":"ping"}')
+        await client.send("late")
+        await eventually(lambda: outlet.read_paused)
+        outlet.listen(receiver)
+        await eventually(lambda: receiver.heard == [b'{"cmd":"ping"}', b"late"])
+        await client.send(["in ", "parts"])
+        await client.send(b'{"cmd":"ping"}')
+        await eventually(lambda: receiver.heard[2:] == [b"in parts", "binary"])
+        await client.close()
+        await eventually(lambda: receiver.heard[4:] == ["gone"])
+
+
+class Heard:
+    def __init__(self) -> None:
+        self.heard: list[bytes | str] = []
+
+    def take(self, message: bytes) -> bool:
+        self.heard.append(message)
+        return True
+
+    def refuse_binary(self) -> None:
+        self.heard.append("binary")
+
+    def gone(self) -> None:
+        if "gone" not in self.heard:
+            self.heard.append("gone")
+
+
+async def test_a_connection_keeps_nothing_of_its_handshake() -> None:
+    """Starlette's WebSocket has the scope, that all headers; its frames alone are 4 KiB."""
+    chat = Chat(MemoryRepository(), bcrypt_cost=4)
+    async with chat, uvicorn_serving(Starlette(routes=[route(chat)]), ws=Frames) as port:
+        with collector_off():  # and what other tests have left behind is gone
+            async with present(f"ws://127.0.0.1:{port}/ws", "ada"):
+                assert not alive(WebSocket, Credentials)
+                (frames,) = alive(Frames)
+                assert not {"request", "response"} & {*vars(frames)}
+
+
 async def test_a_transports_buffer_is_full_where_the_hub_takes_it_for_slow() -> None:
     """Of TLS it would be full at twice the hub's limit, and `drained` say that there is room."""
     async with deaf(app_takes=0) as (outlet, _):
@@ -288,6 +329,25 @@ async def test_a_tcp_peer_that_sends_more_than_is_asked_for_is_held_back() -> No
         await asyncio.wait([flood])
 
 
+async def test_a_framed_peer_that_sends_more_than_is_asked_for_is_held_back() -> None:
+    """Though what one read has brought is taken."""
+    async with framed() as (link, peer):
+        flood = asyncio.ensure_future(_send_for_ever(peer, b"x" * 1_000))
+        assert isinstance(link, FramedLink)
+        outlet = link._outlet  # noqa: SLF001 - nothing else shows it
+        for _ in range(2):
+            await eventually(lambda: outlet.read_paused)  # type: ignore[attr-defined] # Frames
+            held = len(link._inbox._frames)  # noqa: SLF001 - as above
+            assert FULL <= held <= FULL + 262
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert len(link._inbox._frames) == held  # noqa: SLF001 - as above
+            for _ in range(held):
+                assert await link.receive() == b"x" * 1_000
+        flood.cancel()
+        await asyncio.wait([flood])
+
+
 async def test_a_websocket_peer_that_sends_more_than_is_asked_for_is_held_back() -> None:
     async with websocket() as (link, peer):
         flood = asyncio.ensure_future(_send_for_ever(peer, b"x" * 1_000))
@@ -316,10 +376,11 @@ async def test_the_kernel_is_asked_to_find_out_who_is_gone() -> None:
             assert waits == 2_000 * Limits().ping
 
 
-async def test_a_connection_that_ended_leaves_nothing_for_the_collector() -> None:
+@pytest.mark.parametrize("protocol", ["websockets-sansio", Frames], ids=["asgi", "framed"])
+async def test_a_connection_that_ended_leaves_nothing_for_the_collector(protocol: object) -> None:
     """It comes seldom in a server, and until then whatever waited for the peer would wait on."""
     chat = Chat(MemoryRepository(), bcrypt_cost=4)
-    async with chat, uvicorn_serving(Starlette(routes=[route(chat)])) as port:
+    async with chat, uvicorn_serving(Starlette(routes=[route(chat)]), ws=protocol) as port:
         server = await listen(chat, port=0)
         lines = f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         with collector_off():
@@ -330,7 +391,8 @@ async def test_a_connection_that_ended_leaves_nothing_for_the_collector() -> Non
                     for _ in range(5):
                         await peer.raw(b'{"cmd":"join","room":"x","since":{}}')
                     await peer.goodbye()
-            await eventually(lambda: not alive(WebSocketLink, TcpLink, Inbox, Listener))
+            kinds = (WebSocketLink, FramedLink, Frames, WebSocket, TcpLink, Inbox, Listener)
+            await eventually(lambda: not alive(*kinds))
         server.close()
 
 

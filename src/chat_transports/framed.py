@@ -1,14 +1,12 @@
-"""The WebSocket door on our own server: frames are made once, and go straight to each transport."""
+"""The WebSocket door on our own server: frames come and go straight, past ASGI."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Protocol
 
-from starlette.websockets import WebSocket, WebSocketDisconnect
-
-from chat_transports.inbound import Inbound
+from chat_transports.inbox import Inbox
 from chatcore.chat import LINGER_SECONDS
 from chatcore.commands import Request
 from chatcore.errors import ChatError
@@ -20,8 +18,37 @@ OUTLET = "chatcore.outlet"
 """An extension of the scope: the connection's `Outlet`."""
 
 
+REASON_CHARACTERS = 100
+"""A close frame has room for 123 bytes; ours are nearly all ASCII."""
+
+
+class Receiver(Protocol):
+    """Who gets what comes from a WebSocket."""
+
+    def take(self, message: bytes) -> bool:
+        """Take a text message; False asks to pause."""
+
+    def refuse_binary(self) -> None:
+        """Say that a message was not text."""
+
+    def gone(self) -> None:
+        """The peer left, or we have: nothing more will come, and nothing be taken."""
+
+
 class Outlet(Protocol):
-    """What our own server offers a WebSocket beyond ASGI."""
+    """What our own server offers a WebSocket that was accepted, beyond ASGI."""
+
+    def listen(self, receiver: Receiver) -> None:
+        """Give it what comes from now on; ASGI's `receive` has nothing any more."""
+
+    def resume(self) -> None:
+        """Go on after `take` has asked to pause."""
+
+    def go_on_with(self, life: Callable[[], Coroutine[object, object, None]]) -> None:
+        """Run this once the application has returned, and keep the connection until it ends.
+
+        Of all the frames between the server and an endpoint none is then kept.
+        """
 
     @property
     def pending(self) -> int:
@@ -45,6 +72,9 @@ class Outlet(Protocol):
 
         0 while it has yet to take something.
         """
+
+    async def close(self, code: int, reason: str) -> None:
+        """Send a close frame as soon as the transport takes it; nothing where one was sent."""
 
     def abort(self) -> None:
         """Be gone at once."""
@@ -79,24 +109,45 @@ def message(line: bytes) -> bytes:
     return b"\x81\x7f%b%b" % (size.to_bytes(8), line[:-1])
 
 
-class FramedLink(Inbound):
-    """A Link that writes to an `Outlet`; what comes, comes through ASGI.
+class FramedLink:
+    """A Link on an `Outlet`.
 
     It ends when its peer has been silent for `silence` seconds.  Silent is not slow: a
     slow one has not taken all yet.
     """
 
-    def __init__(
-        self, websocket: WebSocket, wire: FramedWire, outlet: Outlet, *, silence: float
-    ) -> None:
-        super().__init__(websocket, wire)
+    def __init__(self, wire: FramedWire, outlet: Outlet, *, silence: float) -> None:
+        self.wire: Wire = wire
         self._outlet = outlet
+        self._inbox = Inbox(outlet.resume)
         self._silence = silence
         self._listen_in(silence)
         self._closing = False
         self._changed: Callable[[], None] | None = None
         self._closed = asyncio.Event()
         self._farewell: asyncio.Task[None] | None = None
+        outlet.listen(self)
+
+    # What the outlet calls.
+
+    def take(self, message: bytes) -> bool:
+        return self._inbox.put(message)
+
+    def refuse_binary(self) -> None:
+        self._say_bye(Close.PROTOCOL, "a binary message; send text", reconnect=False)
+
+    def gone(self) -> None:
+        if self._closed.is_set():
+            return
+        self._end_writing()
+        self._inbox.finish()
+        self._closed.set()
+        asyncio.get_running_loop().call_later(LINGER_SECONDS, self._outlet.abort)
+
+    # What the core calls.
+
+    async def receive(self) -> bytes:
+        return await self._inbox.get()
 
     @property
     def pending(self) -> int:
@@ -132,11 +183,13 @@ class FramedLink(Inbound):
 
     async def _say_goodbye(self, code: int, reason: str) -> None:
         try:
-            await self._send_close(code, reason)
-        except (WebSocketDisconnect, RuntimeError):
-            pass  # the peer, or the server, was quicker
+            await self._outlet.close(code, reason[:REASON_CHARACTERS])
         finally:
             self._closed.set()
+
+    def _say_bye(self, code: Close, reason: str, *, reconnect: bool) -> None:
+        self.write(self.wire.encode(Bye(code, reason, reconnect)))
+        self.close(code, reason)
 
     def _listen_in(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()
@@ -152,10 +205,3 @@ class FramedLink(Inbound):
     async def closed(self) -> None:
         await self._closed.wait()
         self._listening.cancel()
-        await self._end_reading()
-
-    def _gone(self) -> None:
-        self._end_writing()
-        self._inbox.finish()
-        self._closed.set()
-        asyncio.get_running_loop().call_later(LINGER_SECONDS, self._outlet.abort)

@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from functools import partial
 
 from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from chat_transports.framed import OUTLET, FramedLink, FramedWire, Outlet
-from chat_transports.inbound import Inbound
+from chat_transports.framed import OUTLET, REASON_CHARACTERS, FramedLink, FramedWire, Outlet
+from chat_transports.inbox import Inbox
 from chat_transports.visitor import credentials, deny, same_origin
 from chatcore.chat import LINGER_SECONDS, Chat
 from chatcore.connection import serve
-from chatcore.ports import Link, Wire
+from chatcore.events import Bye, Close
+from chatcore.model import MAX_FRAME
+from chatcore.ports import Wire
 
 SUBPROTOCOL = "chat.v1"
 LOW_WATER = 65_536
@@ -80,12 +83,14 @@ def route(
         offered = websocket.scope.get("subprotocols", [])
         await websocket.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None)
         outlet: Outlet | None = websocket.scope.get("extensions", {}).get(OUTLET)
-        link: Link
         if outlet is None:
             link = WebSocketLink(websocket, chat.wire)
+            await serve(chat, link, credentials(websocket), server=server)
         else:
-            link = FramedLink(websocket, framed, outlet, silence=2 * chat.limits.ping)
-        await serve(chat, link, credentials(websocket), server=server)
+            framed_link = FramedLink(framed, outlet, silence=2 * chat.limits.ping)
+            outlet.go_on_with(
+                partial(serve, chat, framed_link, credentials(websocket), server=server)
+            )
 
     return WebSocketRoute(path, endpoint)
 
@@ -99,11 +104,15 @@ def nothing_here(*paths: str) -> WebSocketRoute:
     return WebSocketRoute("/{path:path}", endpoint)
 
 
-class WebSocketLink(Inbound):
-    """A Link through plain ASGI: one task takes messages out, each by itself."""
+class WebSocketLink:
+    """A Link through plain ASGI: a task brings messages in, and one takes each out by itself."""
 
     def __init__(self, websocket: WebSocket, wire: Wire) -> None:
-        super().__init__(websocket, wire)
+        self.wire = wire
+        self._websocket = websocket
+        self._room = asyncio.Event()
+        self._inbox = Inbox(self._room.set)
+        self._reader = asyncio.ensure_future(self._read())
         self._waiting: list[bytes] = []
         self._pending = 0
         self._written = asyncio.Event()
@@ -111,6 +120,29 @@ class WebSocketLink(Inbound):
         self._drained.set()
         self._close: tuple[int, str] | None = None
         self._writer = asyncio.ensure_future(self._write())
+
+    async def _read(self) -> None:
+        # Kept in the task, a cancellation would hold the task, and all this, in a circle.
+        with suppress(asyncio.CancelledError):
+            await self._read_on()
+
+    async def _read_on(self) -> None:
+        while True:
+            message = await self._websocket.receive()
+            if message["type"] == "websocket.disconnect":
+                self._inbox.finish()
+                self._writer.cancel()  # nothing that waits will be taken
+                return
+            text = message.get("text")
+            if text is None:
+                bye = Bye(Close.PROTOCOL, "a binary message; send text", reconnect=False)
+                self.write(self.wire.encode(bye))
+                self.close(bye.code, bye.reason)
+            elif len(text) > MAX_FRAME:  # a server that has no bound of its own
+                self.close(1009, "message too big")
+            elif not self._inbox.put(text.encode()):
+                self._room.clear()
+                await self._room.wait()
 
     async def _write(self) -> None:
         try:
@@ -125,7 +157,8 @@ class WebSocketLink(Inbound):
                     self._pending -= len(data)
                     if self._pending <= LOW_WATER:
                         self._drained.set()
-            await self._send_close(*self._close)
+            code, reason = self._close
+            await self._websocket.close(code, reason[:REASON_CHARACTERS])
         except (WebSocketDisconnect, RuntimeError):
             pass  # the peer, or the server, was quicker
         except asyncio.CancelledError:
@@ -134,9 +167,8 @@ class WebSocketLink(Inbound):
             self._pending = 0
             self._drained.set()
 
-    def _gone(self) -> None:
-        self._inbox.finish()
-        self._writer.cancel()
+    async def receive(self) -> bytes:
+        return await self._inbox.get()
 
     @property
     def pending(self) -> int:
@@ -164,4 +196,5 @@ class WebSocketLink(Inbound):
 
     async def closed(self) -> None:
         await asyncio.wait([self._writer])
-        await self._end_reading()
+        self._reader.cancel()
+        await asyncio.wait([self._reader])

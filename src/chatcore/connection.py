@@ -44,7 +44,9 @@ async def serve(
     cancelled, closes the link.
     """
     chat.check_started()
-    await _Connection(chat, link, credentials or Credentials(), server).run()
+    connection = _Connection(chat, link, credentials or Credentials(), server)
+    del credentials  # a browser's have a dozen headers, and this may be a long life
+    await connection.run()
 
 
 class _Defects:
@@ -88,7 +90,7 @@ class _Connection:
         self.user: User | None = None
         self._chat = chat
         self._link = link
-        self._credentials = credentials
+        self._credentials: Credentials | None = credentials
         self._server = server
         self._session = Session()
         self._token: Token | None = None
@@ -149,11 +151,13 @@ class _Connection:
 
     async def _hello(self) -> None:
         limits, rooms = self._chat.limits, None
+        credentials, self._credentials = self._credentials, None
+        assert credentials is not None
         if limits.login_seconds is not None:
             self._end_after(limits.login_seconds, Close.LOGIN_TIMEOUT, "log in first")
         try:
             with _Defects("authenticating"):
-                known = await self._chat.authenticate(self._credentials)
+                known = await self._chat.authenticate(credentials)
                 if known is not None:
                     rooms = await self._welcome(*known)
         except RateLimited as error:

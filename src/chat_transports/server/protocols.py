@@ -1,7 +1,8 @@
-"""What uvicorn speaks on each connection, with our bounds on it, and a way round ASGI out of it.
+"""What uvicorn speaks on each connection, with our bounds on it, and a way round ASGI.
 
-ASGI hands out one message at a time, and each costs a task's turn.  The application finds
-in the scope's extensions an `Outlet`, which writes to the transport at once.
+ASGI hands over one message at a time, in either direction, and each costs a task's turn.
+The application finds in the scope's extensions an `Outlet`, which writes to the transport
+at once, and gives it at once what comes.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import contextlib
 import functools
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
@@ -21,7 +22,7 @@ from websockets.exceptions import InvalidState
 from websockets.frames import Frame
 
 from chat_transports import tcp
-from chat_transports.framed import OUTLET
+from chat_transports.framed import OUTLET, Receiver
 from chatcore.chat import LINGER_SECONDS
 from chatcore.errors import RateLimited
 from chatcore.events import Close
@@ -30,7 +31,7 @@ from chatcore.roster import Roster
 
 logger = logging.getLogger("chat_transports.server")
 
-NEEDED = ("transport", "writable", "close_sent")
+NEEDED = ("transport", "writable", "close_sent", "read_paused", "queue", "frames", "app")
 """Of uvicorn's protocol, for an outlet."""
 BODY_SECONDS = 30.0
 """What a request's body may take; it has at most 64 KiB."""
@@ -142,6 +143,22 @@ class Requests(HttpToolsProtocol):
 _TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
+class _Ending:
+    """Stands in uvicorn's queue's place where nobody asks ASGI: only the end comes there."""
+
+    __slots__ = ("_receiver",)
+
+    def __init__(self, receiver: Receiver | None) -> None:
+        self._receiver = receiver
+
+    def put_nowait(self, _: object) -> None:
+        if self._receiver is not None:
+            self._receiver.gone()
+
+
+_NOBODY = _Ending(None)
+
+
 class Frames(WebSocketsSansIOProtocol):
     """uvicorn's WebSockets, for peers who mean it no good; and the `Outlet` of each."""
 
@@ -150,6 +167,8 @@ class Frames(WebSocketsSansIOProtocol):
         self._rest = bytearray()
         self._heard = self.loop.time()
         self._changed: Callable[[], None] | None = None
+        self._receiver: Receiver | None = None
+        self._life: Callable[[], Coroutine[object, object, None]] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         # TLS would have it at 512 KiB, and `drained` come before the hub has room.
@@ -160,12 +179,55 @@ class Frames(WebSocketsSansIOProtocol):
         extensions: dict[str, Any] = self.scope["extensions"]
         if _known(self):
             extensions[OUTLET] = self
+            self.app = self._run
         try:
             await super().run_asgi()
         finally:
-            extensions.pop(OUTLET, None)  # else a circle would keep both
+            # Else circles would keep all of it.
+            extensions.pop(OUTLET, None)
+            self.app = self.config.loaded_app
+            if self._receiver is not None:
+                self._receiver, self.queue = None, _NOBODY  # type: ignore[assignment]
+
+    async def _run(self, *given: Any) -> None:
+        """Run the application, and then what it wants to go on with."""
+        await self.config.loaded_app(*given)
+        if self._life is not None:
+            life, self._life = self._life(), None
+            # For the handshake alone, and this may be a long life.
+            del given, self.request, self.response
+            self.scope = {}  # type: ignore[typeddict-item]
+            await life
 
     # The outlet.
+
+    def listen(self, receiver: Receiver) -> None:
+        came, self._receiver = self.queue, receiver
+        self.queue = _Ending(receiver)  # type: ignore[assignment]
+        self.resume()
+        while not came.empty():
+            message: Any = came.get_nowait()
+            if message["type"] == "websocket.disconnect":
+                receiver.gone()
+            else:
+                text = message.get("text")
+                self._hear(receiver, None if text is None else text.encode())
+
+    def _hear(self, receiver: Receiver, message: bytes | None) -> None:
+        """Hand over a text; None is for a message that was none."""
+        if message is None:
+            receiver.refuse_binary()
+        elif not receiver.take(message) and not self.read_paused:
+            self.read_paused = True
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+
+    def go_on_with(self, life: Callable[[], Coroutine[object, object, None]]) -> None:
+        self._life = life
 
     @property
     def pending(self) -> int:
@@ -204,6 +266,10 @@ class Frames(WebSocketsSansIOProtocol):
             return 0.0  # whether it takes that is the kernel's to say (tcp.tune)
         return self.loop.time() - self._heard
 
+    async def close(self, code: int, reason: str) -> None:
+        with contextlib.suppress(OSError, RuntimeError):  # the peer, or uvicorn, was quicker
+            await self.send({"type": "websocket.close", "code": code, "reason": reason})
+
     def abort(self) -> None:
         self.transport.abort()
 
@@ -239,6 +305,25 @@ class Frames(WebSocketsSansIOProtocol):
             self.frames.append(bytes(self._rest))
             self._rest.clear()
             self.send_receive_event_to_app()
+
+    def send_receive_event_to_app(self) -> None:
+        if self._receiver is None or self.close_sent:
+            super().send_receive_event_to_app()
+            return
+        data = b"".join(self.frames)
+        if self.curr_msg_data_type == "text" and not _is_text(data):
+            super().send_receive_event_to_app()  # which ends the connection with 1007
+            return
+        self.frames = []
+        self._hear(self._receiver, data if self.curr_msg_data_type == "text" else None)
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 @functools.cache

@@ -548,9 +548,9 @@ async def test_a_call_under_way_when_the_chat_closes_is_refused_and_no_defect() 
     chat = Chat(repository, bcrypt_cost=4)
 
     def let_go_at_the_end() -> None:
-        with contextlib.suppress(RuntimeError):  # the readers take nothing new
-            while True:
-                chat._readers.submit(int).result()  # noqa: SLF001 - the last thing to close
+        threads = chat._readers._threads  # noqa: SLF001 - the last thing to close
+        while all(thread.is_alive() for thread in threads):
+            threads[0].join(0.01)
         gate.set()
 
     async with chat:

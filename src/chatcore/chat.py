@@ -7,9 +7,7 @@ import contextlib
 import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
-from functools import partial
 from types import TracebackType
 from typing import Any, Generic, Self, TypeAlias, TypeVar, assert_never
 
@@ -53,6 +51,7 @@ from chatcore.pages import Pages
 from chatcore.policy import OpenPolicy, Rates
 from chatcore.ports import Authenticator, Bus, Clock, Outcome, Policy, Repository
 from chatcore.presence import Presence
+from chatcore.readers import Readers
 from chatcore.roster import Roster
 
 T = TypeVar("T")
@@ -182,13 +181,13 @@ class Chat:
         """Open the repository and start.  Raises SchemaError, Unavailable."""
         if self._state != "new":
             raise RuntimeError("A Chat runs once; make a new one")
-        self._readers = ThreadPoolExecutor(2, thread_name_prefix="chatcore-read")
+        self._readers = Readers(2)
         self._state = "running"
         try:
             await self._read(prepare, self._repository)
         except BaseException:
             self._state = "closed"
-            self._readers.shutdown()
+            self._readers.close()
             self._repository.close()
             raise
         self._passwords = auth.Passwords(self._bcrypt_cost)
@@ -237,7 +236,7 @@ class Chat:
         await self.hub.close()
         self._passwords.close()
         await self._read(self._repository.close)  # which may write to the disk
-        self._readers.shutdown()
+        self._readers.close()
         self._state = "closed"
 
     async def _watch(self) -> None:
@@ -755,5 +754,4 @@ class Chat:
     async def _read(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
         """Run a read of the repository in one of two threads."""
         self._check_open()
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._readers, partial(function, *args, **kwargs))
+        return await self._readers.read(function, *args, **kwargs)

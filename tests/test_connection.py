@@ -333,6 +333,36 @@ async def test_login_again_renews_and_by_another_is_refused() -> None:
         assert refused["error"]["code"] == "conflict"
 
 
+@pytest.mark.parametrize(("method", "skip"), [("token", 1), ("memberships", 0)])
+async def test_a_logout_during_a_login_ends_that_connection_too(method: str, skip: int) -> None:
+    """Just before its token is looked at for the second time, or just after."""
+    gate = threading.Event()
+    repository = FaultyRepository(MemoryRepository(), failing(method, Hold(gate), skip=skip))
+    async with Chat(repository, bcrypt_cost=4) as chat, connect(chat) as (peer, _):
+        ada = await chat.register("ada", PASSWORD)
+        token = await chat.issue_token(ada)
+        await peer.start("login", token=token.secret)
+        await eventually(lambda: repository.calls[method] == skip + 1)
+        await chat.logout(token, ada)
+        gate.set()
+        assert (await peer.goodbye())["code"] == 4502
+
+
+async def test_a_login_that_fails_leaves_nobody_behind() -> None:
+    busy = failing("memberships", Refusal(Unavailable("busy")), times=1)
+    repository = FaultyRepository(MemoryRepository(), busy)
+    limits = Limits(user_connections=1)
+    async with (
+        Chat(repository, limits=limits, bcrypt_cost=4) as chat,
+        connect(chat) as (peer, _),
+        connect(chat) as (other, _),
+    ):
+        token = (await chat.issue_token(await chat.register("ada", PASSWORD))).secret
+        assert (await peer.do("login", token=token))["error"]["code"] == "unavailable"
+        assert (await peer.do("rooms"))["error"]["code"] == "unauthenticated"
+        assert "rooms" in await other.do("login", token=token)
+
+
 async def test_who_does_not_log_in_is_asked_to_leave() -> None:
     async with one(Limits(login_seconds=0.05)) as (_, peer, _):
         bye = await peer.goodbye()

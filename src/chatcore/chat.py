@@ -316,11 +316,14 @@ class Chat:
 
     async def recognise(self, secret: str) -> tuple[User, Token]:
         """Return whose token this is.  Raises BadCredentials."""
-        found = await self._read(self._repository.token, auth.digest(secret), self._clock())
+        user, expires = await self._read(self._owner, secret, self._clock())
+        return user, Token(secret, expires)
+
+    def _owner(self, secret: str, now: datetime) -> tuple[User, datetime]:
+        found = self._repository.token(auth.digest(secret), now)
         if found is None:
             raise BadCredentials("This token is not valid any more; log in with your password")
-        user, expires = found
-        return user, Token(secret, expires)
+        return found
 
     def seconds_left(self, token: Token) -> float:
         """Return how long a token is still good for."""
@@ -407,9 +410,18 @@ class Chat:
         await self._append(self._membership_draft(user, new, "join", "owner", creates=True))
         return new
 
-    async def memberships(self, user: User) -> Sequence[Membership]:
-        """Return where a user stands in each of their rooms."""
-        return await self._read(self._repository.memberships, user.username)
+    async def memberships(self, user: User, token: Token | None = None) -> Sequence[Membership]:
+        """Return where a user stands in each of their rooms.
+
+        Raises BadCredentials for a token, where one is given, that is not valid any more.
+        """
+        # Both in one turn of a thread, for that costs more than either.
+        return await self._read(self._standing, user.username, token, self._clock())
+
+    def _standing(self, username: str, token: Token | None, now: datetime) -> Sequence[Membership]:
+        if token is not None:
+            self._owner(token.secret, now)
+        return self._repository.memberships(username)
 
     async def join(
         self,

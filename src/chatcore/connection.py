@@ -177,33 +177,31 @@ class _Connection:
             self._chat.hub.release(self._listener)
 
     async def _welcome(self, user: User, token: Token | None) -> Sequence[Membership]:
-        """Become somebody, or renew; what can fail comes first."""
-        chat = self._chat
-        if self.user is None:
-            # Listening before reading, for a change in between would be missed.
+        """Become somebody, or renew; where that fails, be who one was."""
+        chat, listener, digest = self._chat, self._listener, self.digest
+        # Before reading, a change in between must be heard of, and a logout find this connection.
+        if listener is None:
             listener = chat.hub.listen(user.username, self._link, self.end)
-            try:
-                rooms = await chat.memberships(user)
+        try:
+            if self.user is None:
                 chat.roster.identify(self, user)
-            except BaseException:
+            if token is not None:
+                self.digest = auth.digest(token.secret)
+            rooms = await chat.memberships(user, token)
+        except BaseException as error:
+            self.digest = digest
+            if self._listener is None:
                 chat.hub.forget(listener)
-                raise
-            self._listener, self._session.user = listener, user
-        else:
-            rooms = await chat.memberships(user)
-        self._token = token
+                chat.roster.unidentify(self)
+            if isinstance(error, BadCredentials):
+                self.end(Close.REVOKED, "logged out")
+            raise
+        self._listener, self._session.user, self._token = listener, user, token
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if token is not None:
-            self.digest = auth.digest(token.secret)
             self._end_after(chat.seconds_left(token), Close.TOKEN_EXPIRED, "the token expired")
-            try:
-                # Once more, now that a logout would find this connection: one may just have been.
-                await chat.recognise(token.secret)
-            except BadCredentials:
-                self.end(Close.REVOKED, "logged out")
-                raise
         return rooms
 
     def _end_after(self, seconds: float, code: Close, reason: str) -> None:

@@ -56,6 +56,12 @@ class Roster:
         connection.user = user
         self._users[user.username] += 1
 
+    def unidentify(self, connection: Connected) -> None:
+        """Note that it is nobody's, or not any more."""
+        if connection.user is not None:
+            _decrement(self._users, connection.user.username)
+            connection.user = None
+
     def remove(self, connection: Connected) -> None:
         """Count a connection out."""
         del self._connections[connection]

@@ -12,7 +12,7 @@ from attrs import define, field
 
 from chatcore.events import Close, Durable, MembershipChanged, Message, Presence
 from chatcore.folding import deleted, fold, without
-from chatcore.ports import Link, StraightLink, Wire
+from chatcore.ports import Link, Wire, is_straight
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Durable)
@@ -50,7 +50,7 @@ class Listener:
     """Its transport's `write` and `is_closing`, while there is nothing else to look at first."""
 
     def look(self) -> None:
-        transport = self.link.straight if isinstance(self.link, StraightLink) else None
+        transport = self.link.straight if is_straight(self.link) else None
         self.straight = (transport.write, transport.is_closing) if transport is not None else None
 
 

@@ -32,7 +32,7 @@ from chatcore.errors import ChatError, NotMember
 from chatcore.events import Close, Durable, Member, MembershipChanged
 from chatcore.feed import OPENING, Feed, Listener, OffLoop, Subscription
 from chatcore.model import Limits
-from chatcore.ports import Link, Repository, StraightLink, Wire
+from chatcore.ports import Link, Repository, Wire, is_straight
 
 JOINED_BYTES = 65_536
 """Frames joined into one write, so that one batch does not overshoot a link's buffer."""
@@ -85,7 +85,7 @@ class Hub:
         """Take in a connection.  It hears nothing before `release`."""
         listener = Listener(username, link, end)
         listener.look()
-        if isinstance(link, StraightLink):
+        if is_straight(link):
             link.watch(partial(self._look, listener))
         self._listeners.setdefault(username, {})[listener] = None
         return listener
@@ -103,7 +103,7 @@ class Hub:
 
     def forget(self, listener: Listener) -> None:
         """Let a connection go, from every room."""
-        if isinstance(listener.link, StraightLink):
+        if is_straight(listener.link):
             listener.link.watch(None)
         for subscription in list(listener.subscriptions.values()):
             self._unsubscribe(subscription)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Protocol, TypeAlias, runtime_checkable
+from functools import cache
+from typing import Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 from chatcore.commands import Command, Request
 from chatcore.errors import ChatError
@@ -249,3 +250,13 @@ class StraightLink(Link, Protocol):
 
     def watch(self, changed: Callable[[], None] | None) -> None:
         """Have `changed` called, at once, each time that `straight` is another."""
+
+
+def is_straight(link: Link) -> TypeGuard[StraightLink]:
+    """Say whether a link is a StraightLink, by its class; isinstance looks at all it has, anew."""
+    return _is_straight(type(link))
+
+
+@cache
+def _is_straight(class_: type[Link]) -> bool:
+    return hasattr(class_, "straight") and hasattr(class_, "watch")

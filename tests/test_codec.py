@@ -35,6 +35,7 @@ from chatcore.events import (
     MembershipChanged,
     MembersReply,
     Message,
+    Page,
     PingReply,
     Presence,
     RegisterReply,
@@ -312,6 +313,12 @@ SHAPES: list[tuple[Reply | Event | Hello | Bye, str]] = [
         ' "first": 1, "head": 122, "read": 118, "unread": 3, "recovered": false,'
         f' "events": [{MESSAGE}]}}',
     ),
+    (
+        JoinReply(LOBBY, "member", "k3x9", 1, 122, 118, 3, True, Page([HI])),
+        f'{{"reply": "join", "id": 3, "room": {ROOM}, "role": "member", "epoch": "k3x9",'
+        ' "first": 1, "head": 122, "read": 118, "unread": 3, "recovered": true,'
+        f' "events": [{MESSAGE}]}}',
+    ),
     (LeaveReply("lobby"), '{"reply": "leave", "id": 3, "room": "lobby"}'),
     (
         SendReply("lobby", 122, AT),
@@ -414,7 +421,8 @@ def spelled(item: Any) -> Any:
 
 @pytest.mark.parametrize(("item", "shape"), SHAPES)
 def test_what_is_told_has_the_shape_that_the_protocol_gives_it(item: object, shape: str) -> None:
-    assert orjson.loads(shape) == spelled(item)
+    for _ in range(2):  # what was kept of the first time is the same
+        assert orjson.loads(shape) == spelled(item)
 
 
 def test_every_reply_and_event_there_is_has_its_shape_above() -> None:

@@ -14,6 +14,7 @@ from attrs import frozen
 
 from chatcore import feed, hub
 from chatcore.chat import Chat
+from chatcore.commands import Since
 from chatcore.connection import serve
 from chatcore.events import Durable, Edit, Message
 from chatcore.model import Credentials, Limits, User
@@ -699,10 +700,39 @@ async def test_what_waits_for_a_hole_lets_go_of_a_deleted_text(order: tuple[int,
         assert [event["content"] for event in got[:3]] == ["lost", "", ""]
 
 
+async def test_a_crowd_that_comes_back_reads_the_log_once_for_each_position() -> None:
+    """And each is given what is after their own."""
+    crowd = ["ada", *(f"user{number}" for number in range(20))]
+    repository, reading = holding("read")
+    limits = Limits.none()
+    async with Chat(repository, limits=limits, bcrypt_cost=4) as chat:
+        users = [await chat.introduce(User(name, name)) for name in crowd]
+        (epoch,) = {(await chat.join(user, "lobby")).epoch for user in users}
+        for number in range(feed.OPENING):
+            await chat.send(users[0], "lobby", f"{number}")
+        reading.clear()
+        positions = [1 + number % 2 for number in range(len(crowd))]
+        coming = [
+            asyncio.ensure_future(chat.join(user, "lobby", since=Since(epoch, position)))
+            for user, position in zip(users, positions, strict=True)
+        ]
+        await eventually(lambda: repository.calls["read"])
+        reading.set()
+        replies = await asyncio.gather(*coming)
+    head = len(crowd) + feed.OPENING
+    assert [[event.seq for event in reply.events] for reply in replies] == [
+        [*range(position + 1, head + 1)] for position in positions
+    ]
+    assert repository.calls["read"] == 2
+
+
 async def test_memory_lets_go_of_a_text_as_soon_as_its_deletion_is_heard_of() -> None:
-    """Though the event has to wait for a hole before it."""
+    """Though the event has to wait for a hole before it, and others are given the same page."""
     bus = CapriciousBus()
-    async with room("ada", "bob", bus=bus) as (_, repository, ada, _, bob, _):
+    async with (
+        room("ada", "bob", bus=bus) as (chat, repository, ada, _, bob, _),
+        chat.hub.feed("lobby"),
+    ):
         gate = threading.Event()
         epoch = (await bob.do("join", room="lobby"))["epoch"]
         await ada.do("send", room="lobby", content="a secret")
@@ -711,6 +741,8 @@ async def test_memory_lets_go_of_a_text_as_soon_as_its_deletion_is_heard_of() ->
         await ada.do("delete", room="lobby", seq=3)
         held, bus.held = bus.held, None
         repository.scripts.append(failing("read", Hold(gate)))
+        resumed = await bob.do("join", room="lobby", since={"epoch": epoch, "seq": 2})
+        assert [event["content"] for event in resumed["events"]] == ["a secret"]
         bus.deliver(held[1])
         resumed = await bob.do("join", room="lobby", since={"epoch": epoch, "seq": 2})
         gate.set()

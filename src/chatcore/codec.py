@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from math import ceil
 from types import NoneType
@@ -23,7 +23,7 @@ from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, overrid
 from chatcore import events, model
 from chatcore.commands import Command, Request
 from chatcore.errors import ChatError, Internal, Invalid, TooLarge, UnknownCommand
-from chatcore.events import Answer, Bye, Durable, Event, Hello, Other, Reply, Told
+from chatcore.events import Answer, Bye, Durable, Event, Hello, Other, Page, Reply, Told
 from chatcore.model import INTEGERS, RequestId
 
 PROTOCOL = 1
@@ -272,7 +272,15 @@ def _outgoing() -> cattrs.Converter:
             return lambda item: {key: hook(item)}
         return lambda item: {key: word, **hook(item)}
 
+    def page_of(events: Sequence[Durable]) -> object:
+        if not isinstance(events, Page):
+            return [converter.unstructure(event) for event in events]
+        if events.spelled is None:
+            events.spelled = orjson.dumps([converter.unstructure(event) for event in events])
+        return orjson.Fragment(events.spelled)
+
     converter.register_unstructure_hook_factory(has, fields_of)
+    converter.register_unstructure_hook_func(lambda t: t == Sequence[Durable], page_of)
     converter.register_unstructure_hook(
         model.Room,
         make_dict_unstructure_fn(model.Room, converter, epoch=override(omit=True)),

@@ -7,10 +7,10 @@ out of a frame.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from enum import IntEnum
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from attrs import field, frozen
 
@@ -79,6 +79,19 @@ class Member:
 
 
 Durable: TypeAlias = Message | Edit | Delete | Member
+
+_D = TypeVar("_D", bound=Durable)
+
+
+class Page(list[_D]):
+    """Events that many may be given: whoever spells them keeps here what they have become."""
+
+    __slots__ = ("spelled",)
+
+    def __init__(self, events: Iterable[_D]) -> None:
+        super().__init__(events)
+        self.spelled: bytes | None = None
+
 
 DURABLE: Mapping[str, type[Durable]] = {
     "message": Message,

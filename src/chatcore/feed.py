@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from itertools import islice
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from attrs import define, field
 
-from chatcore.events import Close, Durable, MembershipChanged, Message, Presence
+from chatcore.events import Close, Durable, MembershipChanged, Message, Page, Presence
 from chatcore.folding import deleted, fold, without
 from chatcore.ports import Link, Wire, is_straight
 
@@ -21,6 +21,8 @@ OPENING = 64
 """Events read into a feed when it opens."""
 TAIL = 128
 """Events a feed keeps in memory."""
+PAGES = 8
+"""Pages a feed keeps while it is held: who lost their connections together may differ a little."""
 
 
 class OffLoop(Protocol):
@@ -105,6 +107,18 @@ class Feed:
     erased: set[int] = field(factory=set)
     """The messages that were deleted meanwhile: what is being read may have them still."""
 
+    paging: asyncio.Lock = field(factory=asyncio.Lock)
+    """Held while a page is read that others may want, too."""
+    pages: dict[Hashable, Page[Any]] = field(factory=dict)
+    """While the feed is held, what was given to whom, by what they asked for."""
+
+    def keep(self, asked: Hashable, events: Iterable[E]) -> Page[E]:
+        """Return events as a page, and have it for who asks for the same: a crowd, coming back."""
+        if len(self.pages) >= PAGES:
+            self.pages.clear()
+        page = self.pages[asked] = Page(events)
+        return page
+
     def erase(self, events: Sequence[Durable]) -> Sequence[Durable]:
         """Let go of the text that these events delete; return them without it, too.
 
@@ -114,6 +128,7 @@ class Feed:
         if not targets:
             return events
         self.tail = deque(without(targets, self.tail), maxlen=self.tail.maxlen)
+        self.pages.clear()
         if self.reads:
             self.erased |= targets
         return without(targets, events)

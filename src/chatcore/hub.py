@@ -147,6 +147,7 @@ class Hub:
             feed.holds -= 1
             if not feed.holds:
                 feed.ended.clear()
+                feed.pages.clear()
             self._close_idle(feed)
 
     async def _open(self, feed: Feed) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import TypeVar
 
 from chatcore.commands import History, Since
@@ -47,20 +47,41 @@ class Pages:
             return None
         if not max(feed.first - 1, head - self._limits.resume) <= since.seq <= head:
             return None
-        page = feed.after(since.seq, head, self._limits.history)
-        if page is None:
-            page = await feed.read(
-                self._off_loop, self._repository.read, since.seq, head, self._limits.history
-            )
-        return self._fit(page)
+        after = since.seq
+
+        async def read() -> Sequence[Durable]:
+            page = feed.after(after, head, self._limits.history)
+            if page is None:
+                page = await feed.read(
+                    self._off_loop, self._repository.read, after, head, self._limits.history
+                )
+            return self._fit(page)
+
+        return await self._shared(feed, ("after", after, head), read)
 
     async def newest(self, feed: Feed, head: int, limit: int) -> Sequence[Message]:
         """Return the newest messages up to a head, folded as of it."""
         limit = min(limit, self._limits.history)
-        page = feed.newest(head, limit)
+
+        async def read() -> Sequence[Message]:
+            page = feed.newest(head, limit)
+            if page is None:
+                page = await self._messages(feed, head, 0, head + 1, limit, newest=True)
+            return self._fit(page, keep_last=True)
+
+        return await self._shared(feed, ("newest", limit, head), read)
+
+    async def _shared(
+        self, feed: Feed, asked: Hashable, read: Callable[[], Awaitable[Sequence[E]]]
+    ) -> Sequence[E]:
+        """Return a page that a crowd may ask for at once: one reads it, and all get the same."""
+        page = feed.pages.get(asked)
         if page is None:
-            page = await self._messages(feed, head, 0, head + 1, limit, newest=True)
-        return self._fit(page, keep_last=True)
+            async with feed.paging:
+                page = feed.pages.get(asked)
+                if page is None:
+                    page = feed.keep(asked, await read())
+        return page
 
     async def history(
         self, feed: Feed, head: int, asked: History

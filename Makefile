@@ -26,7 +26,7 @@ unexport PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE PYTHONWARNINGS PYTHONOPTI
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test check lint types contracts docs format lock clean
+.PHONY: help run test check lint types contracts docs bench format lock clean
 
 help: ## Say what can be made
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
@@ -53,6 +53,9 @@ contracts: $(VENV)/.dev ## Check the direction of imports
 docs: $(VENV)/.dev ## Build the documentation into site/; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+bench: $(VENV)/.bench ## Run the benchmarks, beside other servers: half an hour or more
+	$(BIN)/python -m benchmarks $(ARGS)
+
 format: $(VENV)/.dev ## Format, and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -63,6 +66,8 @@ lock: $(VENV)/.dev ## Write requirements/*.txt anew from pyproject.toml
 	$(UV_COMPILE) --group build $(ARGS) --output-file requirements/run.txt pyproject.toml
 	$(UV_COMPILE) --group dev $(ARGS) --constraint requirements/run.txt \
 		--output-file requirements/dev.txt pyproject.toml
+	$(UV_COMPILE) --group bench $(ARGS) --constraint requirements/dev.txt \
+		--output-file requirements/bench.txt pyproject.toml
 
 clean: ## Remove all that make made
 	rm -rf $(VENV) site dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache \
@@ -90,3 +95,11 @@ $(VENV)/.dev: $(VENV)/bin/python requirements/dev.txt pyproject.toml
 	@$(INSTALL_LOCKED) requirements/dev.txt
 	@$(INSTALL_PROJECT)
 	@touch $(VENV)/.run $@
+
+$(VENV)/.bench: $(VENV)/bin/python requirements/bench.txt pyproject.toml
+	@echo "Installing requirements/bench.txt and chatcore itself into $(VENV)."
+	@$(INSTALL_LOCKED) requirements/bench.txt
+	@$(INSTALL_PROJECT)
+	@if command -v npm >/dev/null; then \
+		npm ci --ignore-scripts --no-audit --no-fund --silent --prefix benchmarks/peers/node; fi
+	@touch $(VENV)/.run $(VENV)/.dev $@

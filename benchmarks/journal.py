@@ -2,45 +2,36 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import gc
 import itertools
-import json
-import os
-import platform
-import random
 import shutil
-import sqlite3
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from statistics import median
-from typing import Any, TypeAlias
 
-from attrs import asdict, frozen
+from attrs import frozen
 
+from benchmarks.bare import commits
+from benchmarks.report import Goal, Options, Report, Row, Table, command
+from benchmarks.server import CONTENT, populate, usernames
 from chatcore.events import Stored
 from chatcore.journal import BATCH, Journal
-from chatcore.model import LOBBY, Draft, Room, User, utcnow
+from chatcore.model import LOBBY, Draft, Room, utcnow
 from chatcore.ports import Outcome
 from chatcore.repository.sql import SqliteRepository
 
-CONTENT = "Did anyone else see that the lift is out again? Stairs it is, and mind the wet paint."
+SECONDS = 1.5
 SENDERS = (1, 16, 256)
 SERVED = "saturated, 0.1 ms"
 LOADS = {"idle": None, "saturated, 5 ms": 0.005, SERVED: 0.0001}
 """The switch interval beside a busy loop: the interpreter's own, and the one chat-serve sets."""
 WAYS = {"grouped": BATCH, "one by one": 1, "bare": 0}
 """Drafts in one commit at most; 0 is SQLite without the journal, from one thread."""
-INSERT = (
-    "INSERT INTO events (room_id, seq, kind, sender_id, timestamp, messages, draft, body)"
-    " VALUES (1, ?, 'message', 1, ?, ?, ?, ?)"
-)
 
 
 @frozen
@@ -48,10 +39,6 @@ class Figures:
     sends_per_second: float
     cpu_us_per_send: float
     sends_per_commit: float
-
-
-Results: TypeAlias = dict[tuple[str, int], dict[str, list[Figures]]]
-"""By load and number of senders, then by way: one a round."""
 
 
 class Burner:
@@ -103,23 +90,6 @@ class Stopwatch:
         return self.figures is not None
 
 
-def usernames(count: int) -> list[str]:
-    return [f"user{number:03}" for number in range(count)]
-
-
-def prepare(path: Path) -> None:
-    """Make a database in which everyone has joined the lobby."""
-    people, lobby = usernames(max(SENDERS)), Room(LOBBY)
-    with contextlib.closing(SqliteRepository(path)) as repository:
-        repository.open()
-        repository.add_room(lobby)
-        for name in people:
-            repository.add_user(User(name, name), None)
-        join = partial(Draft, room=lobby, kind="member", timestamp=utcnow())
-        body = {"action": "join", "role": "member"}
-        repository.append([join(sender=name, body=body | {"username": name}) for name in people])
-
-
 def settle(answer: asyncio.Future[Outcome], outcome: Outcome) -> None:
     if not answer.cancelled():
         answer.set_result(outcome)
@@ -163,19 +133,12 @@ async def journal(path: Path, senders: int, batch: int, watch: Stopwatch, *, txn
 
 def bare(path: Path, watch: Stopwatch) -> None:
     """Insert one event's row and commit, again and again, on one connection."""
-    body = json.dumps({"content": CONTENT})
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-            connection.execute(f"PRAGMA {pragma}")
-        for seq in itertools.count(1_000):  # above the joins
-            row = (seq, time.time_ns() // 1_000_000, seq, random.getrandbits(63), body)
-            connection.execute(INSERT, row)
-            connection.commit()
-            if watch.committed(1):
-                return
+    for _ in commits(path):
+        if watch.committed(1):
+            return
 
 
-async def run(
+async def measure(
     load: str, way: str, senders: int, path: Path, seconds: float, *, txn_ids: bool
 ) -> Figures:
     burner = Burner(seconds * 5)
@@ -193,104 +156,59 @@ async def run(
     return watch.figures
 
 
-def measure(directory: Path, rounds: int, seconds: float, *, txn_ids: bool) -> Results:
+def run(options: Options, seconds: float = SECONDS, txn_ids: bool = True) -> Report:
     """Measure every cell of the table once a round, each on a fresh copy of one database."""
-    prepare(template := directory / "template.db")
-    rows = [*itertools.product(LOADS, SENDERS)]
-    results: Results = {row: {way: [] for way in WAYS} for row in rows}
-    usual = sys.getswitchinterval()
-    for number in range(rounds):
-        print(f"round {number + 1} of {rounds}", file=sys.stderr)
-        for (load, senders), way in itertools.product(rows, WAYS):
-            with tempfile.TemporaryDirectory(dir=directory) as folder:
-                path = Path(shutil.copy(template, folder))
-                sys.setswitchinterval(LOADS[load] or usual)
-                try:
-                    figures = asyncio.run(run(load, way, senders, path, seconds, txn_ids=txn_ids))
-                finally:
-                    sys.setswitchinterval(usual)
-            results[load, senders][way].append(figures)
-    return results
-
-
-def spread(values: Iterable[float]) -> dict[str, float]:
-    found = [round(value, 2) for value in values]
-    return {"median": median(found), "least": min(found), "most": max(found)}
-
-
-def report(results: Results) -> dict[str, Any]:
-    """Spread what the rounds found; a ratio is of two figures of the same round."""
-    rows: dict[tuple[str, int], dict[str, Any]] = {}
-    for (load, senders), ways in results.items():
-        rows[load, senders] = row = {"load": load, "senders": senders}
-        for way, found in ways.items():
-            names = asdict(found[0])
-            row[way] = {name: spread(getattr(each, name) for each in found) for name in names}
-        row["ratio"] = spread(
-            grouped.sends_per_second / single.sends_per_second
-            for grouped, single in zip(ways["grouped"], ways["one by one"], strict=True)
-        )
-    goals = [
-        ("grouped to one by one", "idle", rows["idle", 256]["ratio"], 20),
-        ("sends/s, grouped", SERVED, rows[SERVED, 256]["grouped"]["sends_per_second"], 10_000),
-    ]
-    return {
-        "python": platform.python_version(),
-        "sqlite": sqlite3.sqlite_version,
-        "cpus": os.cpu_count(),
-        "rows": [*rows.values()],
-        "goals": [
-            {
-                "goal": f"{what}, 256 senders, {load}",
-                "at_least": least,
-                "measured": measured,
-                "met": measured["median"] >= least,
-            }
-            for what, load, measured, least in goals
-        ],
-    }
-
-
-def show(report: dict[str, Any]) -> None:
-    heads = "".join(f"{way + '/s':>24}{'µs CPU':>8}" for way in WAYS)
-    print(f"{'loop':<18}{'senders':>8}{heads}{'ratio':>18}{'a commit':>10}")
-    for row in report["rows"]:
-        line = f"{row['load']:<18}{row['senders']:>8}"
-        for way in WAYS:
-            line += f"{spelled(row[way]['sends_per_second']):>24}"
-            line += f"{row[way]['cpu_us_per_send']['median']:>8.0f}"
-        size = row["grouped"]["sends_per_commit"]["median"]
-        print(f"{line}{spelled(row['ratio']):>18}{size:>10.0f}")
-    for goal in report["goals"]:
-        verdict = "Met" if goal["met"] else "NOT MET"
-        print(f"{verdict}: {goal['goal']}: {spelled(goal['measured'])}, of {goal['at_least']:,}")
-
-
-def spelled(value: dict[str, float]) -> str:
-    digits = 0 if value["median"] >= 100 else 1
-    return "{:,.{d}f} ({:,.{d}f}-{:,.{d}f})".format(*value.values(), d=digits)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--dir", type=Path, help="where the databases go; a real disk")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.5, help="for each measurement")
-    parser.add_argument("--no-txn-ids", action="store_true", help="send without a txn_id")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
-    parser.add_argument("--quick", action="store_true", help="see that it runs, measure nothing")
-    options = parser.parse_args(arguments)
     gc.freeze()  # as chat-serve does
     gc.set_threshold(10_000, 20, 50)
-    rounds, seconds = (1, 0.02) if options.quick else (options.rounds, options.seconds)
-    with tempfile.TemporaryDirectory(dir=options.dir) as directory:
-        found = report(measure(Path(directory), rounds, seconds, txn_ids=not options.no_txn_ids))
-    show(found)
-    if options.quick:
-        print("Nothing of this means anything: --quick is over before anything has settled.")
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=2) + "\n")
+    seconds = 0.02 if options.quick else seconds
+    template = options.directory / "template.db"
+    populate(template, {LOBBY: usernames(max(SENDERS))})
+    rows = {
+        (load, senders): Row({"loop": load, "senders": str(senders)})
+        for load, senders in itertools.product(LOADS, SENDERS)
+    }
+    usual = sys.getswitchinterval()
+    for _ in options.turns():
+        for (load, senders), row in rows.items():
+            found = {}
+            for way in WAYS:
+                with tempfile.TemporaryDirectory(dir=options.directory) as folder:
+                    path = Path(shutil.copy(template, folder))
+                    sys.setswitchinterval(LOADS[load] or usual)
+                    try:
+                        found[way] = asyncio.run(
+                            measure(load, way, senders, path, seconds, txn_ids=txn_ids)
+                        )
+                    finally:
+                        sys.setswitchinterval(usual)
+            for way, figures in found.items():
+                row.add(
+                    {
+                        f"{way}/s": figures.sends_per_second,
+                        f"µs CPU {way}": figures.cpu_us_per_send,
+                    }
+                )
+            grouped, single = found["grouped"], found["one by one"]
+            row.add(
+                {
+                    "ratio": grouped.sends_per_second / single.sends_per_second,
+                    "a commit": grouped.sends_per_commit,
+                }
+            )
+    most = max(SENDERS)
+    idle, served = rows["idle", most].figures, rows[SERVED, most].figures
+    return Report(
+        [Table("Durable sends through the journal", [*rows.values()])],
+        [
+            Goal(f"grouped to one by one, {most} senders, idle loop", idle["ratio"], at_least=20),
+            Goal(
+                f"grouped sends/s, {most} senders, loop {SERVED}",
+                served["grouped/s"],
+                at_least=10_000,
+            ),
+        ],
+    )
 
 
 if __name__ == "__main__":
-    main()
+    command(run, seconds=SECONDS, txn_ids=True)

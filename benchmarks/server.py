@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,11 @@ from attrs import frozen
 from chatcore import auth
 from chatcore.model import LOBBY, Draft, Room, User, utcnow
 from chatcore.repository.sql import SqliteRepository
+
+ROOT = Path(__file__).parent.parent
+EPOCH = "benchmark"
+"""Of each room that `populate` makes."""
+CONTENT = "Did anyone else see that the lift is out again? Stairs it is, and mind the wet paint."
 
 
 @frozen
@@ -36,20 +42,62 @@ class Server:
         return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def populate(path: Path, people: int) -> Sequence[str]:
-    """Make a database with that many members of the lobby; return a token for each."""
-    names, lobby, now = [f"user{number}" for number in range(people)], Room(LOBBY), utcnow()
-    tokens = [f"cc_{name}" for name in names]
+def first_core() -> Sequence[int]:
+    """Return the core that servers have."""
+    return sorted(os.sched_getaffinity(0))[:1]
+
+
+def last_core() -> Sequence[int]:
+    """Return the core that clients have: another than the servers', where there are two."""
+    return sorted(os.sched_getaffinity(0))[-1:]
+
+
+@contextlib.contextmanager
+def on(cores: Sequence[int]) -> Iterator[None]:
+    """Have this thread, and what it starts, run on these cores until the end of the block."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def usernames(count: int) -> Sequence[str]:
+    return [f"user{number}" for number in range(count)]
+
+
+def token(username: str) -> str:
+    """Return the token with which one of `populate`'s people logs in."""
+    return f"cc_{username}"
+
+
+def populate(path: Path, rooms: Mapping[str, Sequence[str]], messages: int = 0) -> None:
+    """Make a database with these rooms' members, and so many messages in each room."""
+    now = utcnow()
+    for file in path.parent.glob(f"{path.name}*"):
+        file.unlink()
     with contextlib.closing(SqliteRepository(path)) as repository:
         repository.open()
-        repository.add_room(lobby)
-        for name, token in zip(names, tokens, strict=True):
+        for name in dict.fromkeys(name for members in rooms.values() for name in members):
             repository.add_user(User(name, name), None)
-            repository.add_token(auth.digest(token), name, now + timedelta(days=1), now)
-        join = partial(Draft, room=lobby, kind="member", timestamp=now)
-        body = {"action": "join", "role": "member"}
-        repository.append([join(sender=name, body=body | {"username": name}) for name in names])
-    return tokens
+            repository.add_token(auth.digest(token(name)), name, now + timedelta(days=1), now)
+        for name, members in rooms.items():
+            room = Room(name, title="Lobby" if name == LOBBY else "", epoch=EPOCH)
+            repository.add_room(room)
+            join = partial(Draft, room=room, kind="member", timestamp=now)
+            body = {"action": "join", "role": "member"}
+            repository.append([join(sender=one, body=body | {"username": one}) for one in members])
+            say(repository, room, members, messages)
+
+
+def say(repository: SqliteRepository, room: Room, members: Sequence[str], messages: int) -> None:
+    """Store messages of these members, who take turns, a great many in each commit."""
+    draft = partial(Draft, room=room, kind="message", body={"content": CONTENT}, timestamp=utcnow())
+    turns, most = itertools.cycle(members), 5_000
+    for start in range(0, messages, most):
+        senders = itertools.islice(turns, min(most, messages - start))
+        repository.append([draft(sender=sender) for sender in senders])
 
 
 @contextlib.contextmanager
@@ -58,14 +106,8 @@ def serving(path: Path, *options: str) -> Iterator[Server]:
     words = ["--transport", "ws", "--transport", "tcp", "--port", "0", "--tcp-port", "0"]
     words += ["--limits", "none", "--database", f"sqlite:///{path}", *options]
     script = "from chat_transports.server import main; main()"
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, *words], stderr=subprocess.PIPE, text=True
-    )
-    assert process.stderr is not None
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(process.pid, cores[:1])
-    os.sched_setaffinity(0, cores[1:] or cores)
-    try:
+    with started([sys.executable, "-c", script, *words], stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
         ports: dict[str, int] = {}
         while len(ports) < 2:
             line = process.stderr.readline()
@@ -75,9 +117,20 @@ def serving(path: Path, *options: str) -> Iterator[Server]:
             if found:
                 scheme, _, rest = url.partition("://")
                 ports[scheme] = int(rest.partition("/")[0].rpartition(":")[2])
-        yield Server(process.pid, ports)
+        with on(last_core()):
+            yield Server(process.pid, ports)
+
+
+@contextlib.contextmanager
+def started(words: Sequence[str], stderr: int | None = None) -> Iterator[subprocess.Popen[str]]:
+    """Run a program on the first core until the end of the block."""
+    with on(first_core()):
+        process = subprocess.Popen(
+            words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=stderr, text=True
+        )
+    try:
+        yield process
     finally:
-        os.sched_setaffinity(0, cores)
         process.kill()
         process.communicate()
 

@@ -5,40 +5,27 @@ In turn, a thousand people who read, and a thousand of whom some have stopped.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
-import json
-import math
 import socket
-import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from statistics import median
 from typing import cast
 
 import orjson
-from attrs import asdict, frozen
 
-from benchmarks.server import Server, loop_factory, populate, serving
+from benchmarks.report import Goal, Options, Report, Row, Table, command, quantile, ratios
+from benchmarks.server import Server, loop_factory, populate, serving, token, usernames
+from chatcore.model import LOBBY
 
 PEOPLE, STALLED = 1_000, 200
 FILL = 1_500
 """Messages that are sent first, so that every buffer of who does not read is full."""
 MEASURED, PER_SECOND = 150, 10
 CHARACTERS = 3_000
-LIMIT = 262_144
-"""Bytes that may wait for one connection (`limits.buffer_bytes`)."""
-
-
-@frozen
-class Figures:
-    p50_ms: float
-    p99_ms: float
-    cpu_us_per_delivery: float
-    growth: int
-    """Bytes of the server's memory, from before the messages to after them."""
+GROWTH = "growth MiB"
+"""Of the server's memory, from before the messages to after them."""
 
 
 class Reader(asyncio.Protocol):
@@ -75,8 +62,8 @@ class Reader(asyncio.Protocol):
                 self.latencies.append(time.monotonic() - float(sent))
 
 
-async def join(server: Server, token: str, latencies: list[float] | None, *, stop: bool) -> Reader:
-    reader = Reader(token, None if stop else latencies)
+async def join(server: Server, secret: str, latencies: list[float] | None, *, stop: bool) -> Reader:
+    reader = Reader(secret, None if stop else latencies)
     reader.stop = stop
     sock = socket.socket()
     if stop:
@@ -106,11 +93,11 @@ async def joined(
 
 
 async def measure(
-    database: Path, tokens: Sequence[str], stalled: int, fill: int, messages: int
-) -> Figures:
+    database: Path, names: Sequence[str], stalled: int, fill: int, messages: int
+) -> dict[str, float]:
     latencies: list[float] = []
     with serving(database) as server:
-        async with joined(server, tokens, stalled, latencies) as readers:
+        async with joined(server, [token(name) for name in names], stalled, latencies) as readers:
             sender, live = readers[0], len(readers) - stalled
             probes = sum(reader.latencies is not None for reader in readers)
             await asyncio.sleep(0.5)  # the last of who is online has been told
@@ -132,59 +119,36 @@ async def measure(
             await send(messages, 1 / PER_SECOND)
             cpu = server.cpu_seconds() - cpu
             growth = server.resident() - before
-    latencies.sort()
-    return Figures(
-        p50_ms=1_000 * latencies[len(latencies) // 2],
-        p99_ms=1_000 * latencies[math.floor(len(latencies) * 0.99)],
-        cpu_us_per_delivery=1e6 * cpu / (messages * live),
-        growth=growth,
-    )
+    return {
+        "p50 ms": 1_000 * quantile(latencies, 0.5),
+        "p99 ms": 1_000 * quantile(latencies, 0.99),
+        "µs CPU": 1e6 * cpu / (messages * live),
+        GROWTH: growth / 2**20,
+    }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--dir", type=Path, help="where the databases are made")
-    parser.add_argument("--json", type=Path, help="write the figures there, too")
-    parser.add_argument("--quick", action="store_true", help="see that it runs, and no more")
-    options = parser.parse_args()
+def run(options: Options) -> Report:
     people, stalled, fill, messages = PEOPLE, STALLED, FILL, MEASURED
     if options.quick:
         people, stalled, fill, messages = 20, 4, 5, 5
-    rounds: list[dict[str, Figures]] = []
-    print(f"{'':18}{'p50 ms':>8}{'p99 ms':>8}{'µs CPU':>8}{'growth MiB':>12}")
-    for number in range(1 if options.quick else options.rounds):
-        figures = {}
-        for way, without in (("all read", 0), (f"{stalled} stalled", stalled)):
-            with tempfile.TemporaryDirectory(dir=options.dir) as directory:
-                database = Path(directory) / "chat.db"
-                tokens = populate(database, people)
-                with asyncio.Runner(loop_factory=loop_factory) as runner:
-                    figures[way] = f = runner.run(
-                        measure(database, tokens, without, fill, messages)
-                    )
-            print(
-                f"{number + 1} {way:16}{f.p50_ms:8.1f}{f.p99_ms:8.1f}"
-                f"{f.cpu_us_per_delivery:8.1f}{f.growth / 2**20:12.1f}",
-                flush=True,
-            )
-        rounds.append(figures)
-    ratios = [b.p99_ms / a.p99_ms for a, b in (figures.values() for figures in rounds)]
-    each = [(b.growth - a.growth) / stalled for a, b in (figures.values() for figures in rounds)]
-    goals = [
-        {"goal": "p99 of the others to p99 of all", "at_most": 2.0, "measured": median(ratios)},
-        {"goal": "KiB for each stalled one", "at_most": 320.0, "measured": median(each) / 1_024},
-    ]
-    for goal in goals:
-        met = "met" if goal["measured"] <= goal["at_most"] else "NOT met"  # type: ignore[operator] # floats
-        print(f"{goal['goal']}: {goal['measured']:.2f} of at most {goal['at_most']:.0f}, {met}")
-    if options.json:
-        report = {
-            "rounds": [{way: asdict(f) for way, f in figures.items()} for figures in rounds],
-            "goals": goals,
-        }
-        options.json.write_text(json.dumps(report, indent=1))
+    database, names = options.directory / "chat.db", usernames(people)
+    everybody, some = Row({"": "all read"}), Row({"": f"{stalled} stalled"})
+    for _ in options.turns():
+        for row, without in ((everybody, 0), (some, stalled)):
+            populate(database, {LOBBY: names})
+            with asyncio.Runner(loop_factory=loop_factory) as runner:
+                row.add(runner.run(measure(database, names, without, fill, messages)))
+    slower = ratios(some.figures["p99 ms"], everybody.figures["p99 ms"])
+    growth = zip(some.figures[GROWTH], everybody.figures[GROWTH], strict=True)
+    each = [(b - a) * 1_024 / stalled for b, a in growth]
+    return Report(
+        [Table(f"{people:,} people in a room, of whom {stalled} stop reading", [everybody, some])],
+        [
+            Goal("p99 of the others to p99 of all", slower, at_most=2),
+            Goal("KiB for each stalled one", each, at_most=320),
+        ],
+    )
 
 
 if __name__ == "__main__":
-    main()
+    command(run)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import importlib
+import math
 import shutil
 import subprocess
 import sys
@@ -10,14 +11,18 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import report
+from benchmarks.__main__ import BENCHMARKS
+from benchmarks.report import Goal, Kept, Options, Report, Row, Table
+from benchmarks.targets import TARGETS, Target, available
+
 ROOT = Path(__file__).parent.parent
-SPREAD = {"median", "least", "most"}
+NEED_A_COMPILER = {"ack", "durable", "fanout", "latency"}
 
 
-def run(benchmark: str, directory: Path, file: Path) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-m", f"benchmarks.{benchmark}", "--quick"]
+def run(*words: object) -> subprocess.CompletedProcess[str]:
     ran = subprocess.run(
-        [*words, "--dir", directory, "--json", file],
+        [sys.executable, "-m", *map(str, words)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -27,57 +32,100 @@ def run(benchmark: str, directory: Path, file: Path) -> subprocess.CompletedProc
     return ran
 
 
-def test_journal_prints_its_table_and_writes_it_as_json(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_runs_and_keeps_what_it_found(name: str, tmp_path: Path) -> None:
+    if name in NEED_A_COMPILER and shutil.which("cc") is None:
+        pytest.skip("the load generator needs a C compiler")
+    databases = tmp_path / "databases"
+    databases.mkdir()
+    ran = run("benchmarks", name, "--quick", "--dir", databases, "--json", tmp_path / "found")
+    kept = report.read(tmp_path / "found" / f"{name}.json")
+    assert (name, 1, True) == (kept.benchmark, kept.rounds, kept.quick)
+    assert {"cpu", "cores", "kernel", "python", "sqlite", "file system"} <= set(kept.machine)
+    assert kept.report.tables
+    for table in kept.report.tables:
+        assert table.title in ran.stdout
+        for row in table.rows:
+            assert row.figures
+            assert all(len(figures) == 1 for figures in row.figures.values())
+    for goal in kept.report.goals:
+        assert goal.text in ran.stdout
+        assert (goal.at_most is None) != (goal.at_least is None)
+    for note in kept.report.notes:
+        assert note in ran.stdout
+    assert [] == list(databases.iterdir()), "the databases are left behind"
+
+
+def test_one_benchmark_is_a_command_of_its_own(tmp_path: Path) -> None:
     file = tmp_path / "journal.json"
-    ran = run("journal", tmp_path, file)
-
-    loads = ["idle", "saturated, 5 ms", "saturated, 0.1 ms"]
-    rows = [(load, senders) for load in loads for senders in (1, 16, 256)]
-    head, *lines = ran.stdout.splitlines()
-    assert head.split()[:3] == ["loop", "senders", "grouped/s"]
-    for (load, senders), line in zip(rows, lines, strict=False):
-        assert line.startswith(load)
-        assert line.removeprefix(load).split()[0] == str(senders)
-
-    report = json.loads(file.read_text())
-    assert set(report) == {"python", "sqlite", "cpus", "rows", "goals"}
-    assert [(row["load"], row["senders"]) for row in report["rows"]] == rows
-    for row in report["rows"]:
-        assert set(row) == {"load", "senders", "grouped", "one by one", "bare", "ratio"}
-        assert set(row["ratio"]) == SPREAD
-        for way in ("grouped", "one by one", "bare"):
-            measured = row[way]
-            assert set(measured) == {"sends_per_second", "cpu_us_per_send", "sends_per_commit"}
-            assert all(set(value) == SPREAD for value in measured.values())
-            assert measured["sends_per_second"]["least"] > 0
-    for goal in report["goals"]:
-        assert set(goal) == {"goal", "at_least", "measured", "met"}
-    assert not list(tmp_path.glob("tmp*")), "the databases are left behind"
+    ran = run("benchmarks.journal", "--quick", "--no-txn-ids", "--dir", tmp_path, "--json", file)
+    assert "journal" == report.read(file).benchmark
+    assert "Nothing of this means anything" in ran.stdout
 
 
-def test_fanout_prints_its_table_and_writes_it_as_json(tmp_path: Path) -> None:
-    if not Path("/usr/include/zlib.h").exists() or shutil.which("cc") is None:
-        pytest.skip("a C compiler and zlib's headers are not installed")
-    file = tmp_path / "fanout.json"
-    ran = run("fanout", tmp_path, file)
-    rows = [(row["server"], row["in_flight"]) for row in json.loads(file.read_text())]
-    servers = ["floor", "chat-serve", "Starlette, a send each", "python-socketio"]
-    assert rows == [(server, each) for server in servers for each in (1, 50)]
-    for row, line in zip(json.loads(file.read_text()), ran.stdout.splitlines()[1:], strict=True):
-        assert line.startswith(row["server"])
-        assert row["cpu_us_per_delivery"][0] > 0
-        assert row["deliveries_per_second"][0] > 0
+def test_each_is_described_where_it_is_told_what_there_is() -> None:
+    for name in BENCHMARKS:
+        assert importlib.import_module(f"benchmarks.{name}").__doc__, name
+        assert f"`{name}`" in (ROOT / "benchmarks" / "README.md").read_text("utf-8"), name
 
 
-def test_stalled_prints_its_rounds_and_writes_them_as_json(tmp_path: Path) -> None:
-    file = tmp_path / "stalled.json"
-    ran = run("stalled", tmp_path, file)
-    head, *lines = ran.stdout.splitlines()
-    assert head.split()[:2] == ["p50", "ms"]
-    assert [line.split("  ")[0] for line in lines[:2]] == ["1 all read", "1 4 stalled"]
-    report = json.loads(file.read_text())
-    assert [[*figures] for figures in report["rounds"]] == [["all read", "4 stalled"]]
-    for figures in report["rounds"][0].values():
-        assert set(figures) == {"p50_ms", "p99_ms", "cpu_us_per_delivery", "growth"}
-        assert 0 < figures["p50_ms"] <= figures["p99_ms"]
-    assert [set(goal) for goal in report["goals"]] == [{"goal", "at_most", "measured"}] * 2
+def test_an_unknown_benchmark_is_told() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "fan-out"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert 2 == ran.returncode
+    assert "no benchmark is named fan-out" in ran.stderr
+
+
+def test_who_cannot_run_here_is_left_out_and_named() -> None:
+    absent = Target("nobody's", peer="floor", needs=("no_such_module", "orjson"))
+    absent_from_node = Target("node nobody's", peer="ws.js", needs=("no-such-module",))
+    targets, notes = available((TARGETS[0], absent, absent_from_node))
+    assert [TARGETS[0]] == targets
+    what = "no-such-module" if shutil.which("node") else "node"
+    assert [
+        "Without nobody's: no_such_module is not here.",
+        f"Without node nobody's: {what} is not here.",
+    ] == notes
+
+
+def test_a_figure_is_a_median_and_its_spread() -> None:
+    assert "2.00 (1.00–9.00)" == report.spelled([9.0, 1.0, 2.0])
+    assert "12,346" == report.spelled([12_345.6])
+
+
+def test_a_goal_is_a_bound_of_the_median() -> None:
+    figures = [1.0, 2.0, 9.0]
+    assert Goal("", figures, at_most=2).met
+    assert not Goal("", figures, at_most=1.9).met
+    assert Goal("", figures, at_least=2).met
+    assert not Goal("", figures, at_least=2.1).met
+
+
+def test_ratios_are_of_the_same_round() -> None:
+    assert [2.0, 0.5, math.inf] == report.ratios([2.0, 2.0, 1.0], [1.0, 4.0, 0.0])
+
+
+FOUND = Report(
+    [
+        Table(
+            "A message",
+            [
+                Row({"server": "ours & theirs", "in flight": "1"}, {"µs CPU": [1.0, 3.0]}),
+                Row({"server": "floor", "in flight": "50"}, {"µs CPU": [2.0, 2.0]}),
+            ],
+        )
+    ],
+    [Goal("to the floor", [0.5, 1.5], at_most=0.9), Goal("a second", [9.0, 9.0], at_least=8)],
+    ["Without node: node is not here."],
+)
+
+
+def test_what_is_kept_is_read_again(tmp_path: Path) -> None:
+    report.keep("fanout", FOUND, Options(tmp_path, rounds=2), tmp_path / "fanout.json")
+    kept = report.read(tmp_path / "fanout.json")
+    assert Kept("fanout", kept.machine, 2, False, FOUND) == kept

@@ -11,6 +11,7 @@ from benchmarks import report
 
 BENCHMARKS = (
     "fanout",
+    "latency",
     "journal",
     "stalled",
 )

@@ -12,6 +12,7 @@ from benchmarks import report
 BENCHMARKS = (
     "fanout",
     "latency",
+    "durable",
     "journal",
     "stalled",
 )

@@ -13,6 +13,7 @@ BENCHMARKS = (
     "fanout",
     "latency",
     "durable",
+    "ack",
     "journal",
     "stalled",
 )

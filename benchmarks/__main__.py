@@ -14,6 +14,7 @@ BENCHMARKS = (
     "latency",
     "durable",
     "ack",
+    "history",
     "journal",
     "stalled",
 )

@@ -1,0 +1,157 @@
+"""How long it takes to read a room of a million messages, and whether ten thousand are quicker.
+
+Both rooms are in one SQLite file, and a hundred smaller ones.  Each question is asked
+of the repository, and of the chat in front of it, which nobody listens to; it is asked
+again and again, of another place in the log each time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from benchmarks.report import Goal, Options, Report, Row, Table, command, quantile, ratios
+from benchmarks.server import EPOCH, populate, say, usernames
+from chatcore.chat import Chat
+from chatcore.commands import Since
+from chatcore.model import Limits, Room, User
+from chatcore.repository.sql import SqliteRepository
+
+SMALL, LARGE, ROOMS = 10_000, 1_000_000, 100
+UNREAD = 100
+PAGE, BEHIND = 50, 100
+TIMES = 300
+MOST = 1.5
+"""What the larger room may take to the smaller, where it need not take more."""
+
+Question: TypeAlias = Callable[[], object]
+Questions: TypeAlias = Mapping[str, Question]
+
+
+def run(options: Options) -> Report:
+    small, large, times = SMALL, LARGE, TIMES
+    if options.quick:
+        small, large, times = 100, 1_000, 3
+    path = build(options, small, large)
+    rows: dict[tuple[str, str, int], Row] = {}
+
+    def timed(through: str, size: int, asked: str, took: Sequence[float]) -> None:
+        label = f"{size:,}" if asked != MEMBERSHIPS else f"{ROOMS + 2} rooms"
+        labels = {"": asked, "through": through, "messages": label}
+        row = rows.setdefault((through, asked, size), Row(labels))
+        row.add({"p50 µs": 1e6 * quantile(took, 0.5), "p99 µs": 1e6 * quantile(took, 0.99)})
+
+    async def measure() -> None:
+        with contextlib.closing(SqliteRepository(path)) as repository:
+            async with Chat(repository, limits=Limits.none()) as chat:
+                for size in (small, large):
+                    for through, questions in (
+                        ("repository", of_repository(repository, f"room{size}")),
+                        ("chat", of_chat(chat, f"room{size}", repository)),
+                    ):
+                        for asked, question in questions.items():
+                            if asked != MEMBERSHIPS or size == large:
+                                timed(through, size, asked, await ask(question, times))
+
+    for _ in options.turns():
+        asyncio.run(measure())
+    worst = [0.0] * options.rounds
+    for (through, asked, size), row in rows.items():
+        if size == large and asked != MEMBERSHIPS:
+            least = rows[through, asked, small].figures
+            row.figures["to small"] = ratios(row.figures["p50 µs"], least["p50 µs"])
+            worst = [*map(max, worst, row.figures["to small"])]
+    return Report(
+        [Table(f"Reading rooms of one file, pages of {PAGE}", [*rows.values()])],
+        [Goal(f"{large:,} messages to {small:,}: the worst of the above", worst, at_most=MOST)],
+    )
+
+
+NEWEST, BEFORE, AROUND = "newest page", "page before", "page around"
+JOIN, MEMBERSHIPS = f"join, {BEHIND} behind", "memberships"
+
+
+def of_repository(repository: SqliteRepository, room: str) -> Questions:
+    """Return what the chat asks of a repository, for the same answers."""
+    _, head, _ = repository.head(room, 0)
+
+    def older(before: int) -> object:
+        return repository.messages(room, 0, before, PAGE + 1, newest=True, upto=head)
+
+    def around() -> object:
+        middle, half = somewhere(head), PAGE // 2 + 1
+        return (
+            repository.messages(room, 0, middle, half, newest=True, upto=head),
+            repository.messages(room, middle - 1, head + 1, half, newest=False, upto=head),
+        )
+
+    return {
+        NEWEST: lambda: older(head + 1),
+        BEFORE: lambda: older(somewhere(head)),
+        AROUND: around,
+        JOIN: lambda: repository.read(room, head - BEHIND, head, BEHIND),
+        MEMBERSHIPS: lambda: repository.memberships(READER.username),
+    }
+
+
+def of_chat(chat: Chat, room: str, repository: SqliteRepository) -> Questions:
+    _, head, _ = repository.head(room, 0)
+    since = Since(EPOCH, head - BEHIND)
+    return {
+        NEWEST: lambda: chat.history(READER, room, limit=PAGE),
+        BEFORE: lambda: chat.history(READER, room, limit=PAGE, before=somewhere(head)),
+        AROUND: lambda: chat.history(READER, room, limit=PAGE, around=somewhere(head)),
+        JOIN: lambda: chat.join(READER, room, since=since),
+        MEMBERSHIPS: lambda: chat.memberships(READER),
+    }
+
+
+READER = User("user0", "user0")
+
+
+def somewhere(head: int) -> int:
+    """Return a place in the middle half of the log."""
+    return random.randint(head // 4, head * 3 // 4)
+
+
+async def ask(question: Question, times: int) -> Sequence[float]:
+    """Ask again and again, and return the seconds that each answer took."""
+    took = []
+    for _ in range(times):
+        start = time.perf_counter()
+        answer = question()
+        if inspect.isawaitable(answer):
+            await answer
+        took.append(time.perf_counter() - start)
+    return took
+
+
+def build(options: Options, small: int, large: int) -> Path:
+    """Make the file, unless the cache has it; `READER` has read nothing of it."""
+    directory = options.cache or options.directory
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"history-{small}-{large}.db"
+    if path.exists():
+        return path
+    reader, *senders = usernames(10)
+    sizes = {f"room{size}": size for size in (small, large)}
+    others = {f"room-{number}": UNREAD for number in range(ROOMS)}
+    draft = path.with_suffix(".new.db")
+    members = [reader, *senders]
+    populate(draft, dict.fromkeys(sizes | others, members))
+    with contextlib.closing(SqliteRepository(draft)) as repository:
+        repository.open()
+        for name, size in (sizes | others).items():
+            say(repository, Room(name, epoch=EPOCH), senders, size)
+    draft.rename(path)
+    return path
+
+
+if __name__ == "__main__":
+    command(run)

@@ -38,7 +38,7 @@ def main() -> None:
         print(name, file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory(dir=parsed.dir) as directory:
             options = report.options(parsed, directory)
-            found = module.run(options)
+            found = report.judge(module.run, options)
             report.show(found, options)
             if parsed.json:
                 report.keep(name, found, options, parsed.json / f"{name}.json")

@@ -56,6 +56,27 @@ def describe(directory: Path) -> dict[str, str]:
     return found
 
 
+class Others:
+    """How much of the machine's CPU time went to anybody but this process and its children."""
+
+    def __init__(self) -> None:
+        self._before = self._used()
+
+    def share(self) -> float:
+        """Return it since the beginning; children count once they have ended."""
+        wall, all_busy, ours = (b - a for a, b in zip(self._before, self._used(), strict=True))
+        return max(0.0, all_busy - ours) / wall
+
+    @staticmethod
+    def _used() -> tuple[float, float, float]:
+        line = Path("/proc/stat").read_text("ascii").splitlines()[0]
+        user, nice, system, idle, waiting, interrupts, soft, stolen = map(int, line.split()[1:9])
+        busy = user + nice + system + stolen
+        ticks = os.sysconf("SC_CLK_TCK")
+        wall = (busy + idle + waiting + interrupts + soft) / ticks
+        return wall, busy / ticks, sum(os.times()[:4])
+
+
 def _cpu() -> str:
     for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
         name, _, value = line.partition(":")

@@ -8,6 +8,7 @@ import math
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeAlias
@@ -154,6 +155,15 @@ def show(report: Report, options: Options) -> None:
         print("Nothing of this means anything: --quick is over before anything has settled.")
 
 
+def judge(run: Callable[[Options], Report], options: Options) -> Report:
+    """Run a benchmark, and note how much of the machine others used meanwhile."""
+    others = machine.Others()
+    found = run(options)
+    share = others.share()
+    found.notes.append(f"Others had {share:.0%} of the machine's CPU time meanwhile.")
+    return found
+
+
 def keep(name: str, report: Report, options: Options, file: Path) -> None:
     """Write a report as JSON, with what it ran on."""
     kept = Kept(name, machine.describe(options.directory), options.rounds, options.quick, report)
@@ -197,7 +207,7 @@ def command(run: Callable[..., Report], **more: Any) -> None:
     parsed = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=parsed.dir) as directory:
         chosen = options(parsed, directory)
-        report = run(chosen, **{name: getattr(parsed, name) for name in more})
+        report = judge(partial(run, **{name: getattr(parsed, name) for name in more}), chosen)
         show(report, chosen)
         if parsed.json:
             keep(Path(sys.argv[0]).stem, report, chosen, parsed.json)

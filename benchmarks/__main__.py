@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import report
+from benchmarks import page, report
 
 BENCHMARKS = (
     "fanout",
@@ -25,7 +25,12 @@ def main() -> None:
     parser = report.arguments(__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
     parser.add_argument("--json", type=Path, metavar="DIR", help="write a file of figures for each")
+    parser.add_argument("--docs", action="store_true", help="renew what the documentation shows")
     parsed = parser.parse_args()
+    if parsed.docs:
+        if parsed.json:
+            parser.error("--docs has its own place for the figures: leave --json out")
+        parsed.json = page.RESULTS
     if unknown := set(parsed.names) - set(BENCHMARKS):
         parser.error(f"no benchmark is named {', '.join(sorted(unknown))}")
     if parsed.json:
@@ -42,6 +47,8 @@ def main() -> None:
             report.show(found, options)
             if parsed.json:
                 report.keep(name, found, options, parsed.json / f"{name}.json")
+    if parsed.docs:
+        page.write()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import report
+from benchmarks import page, report
 from benchmarks.__main__ import BENCHMARKS
 from benchmarks.report import Goal, Kept, Options, Report, Row, Table
 from benchmarks.targets import TARGETS, Target, available
@@ -129,3 +131,46 @@ def test_what_is_kept_is_read_again(tmp_path: Path) -> None:
     report.keep("fanout", FOUND, Options(tmp_path, rounds=2), tmp_path / "fanout.json")
     kept = report.read(tmp_path / "fanout.json")
     assert Kept("fanout", kept.machine, 2, False, FOUND) == kept
+
+
+def test_the_page_has_every_table_and_goal(tmp_path: Path) -> None:
+    report.keep("stalled", FOUND, Options(tmp_path, rounds=2), tmp_path / "stalled.json")
+    page.write(tmp_path)
+    assert [
+        "| server | in flight | µs CPU |",
+        "| --- | --- | --- |",
+        "| ours & theirs | 1 | 2.00 (1.00–3.00) |",
+        "| floor | 50 | 2.00 |",
+        "",
+        "Without node: node is not here.",
+    ] == (tmp_path / "stalled.md").read_text("utf-8").splitlines()
+    assert [
+        "| stalled | to the floor | at most 0.9 | 1.00 (0.50–1.50) | **not met** |",
+        "| stalled | a second | at least 8 | 9.00 | met |",
+    ] == (tmp_path / "goals.md").read_text("utf-8").splitlines()[4:]
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("matplotlib") is None, reason="it is in the group `bench`"
+)
+def test_a_chart_takes_the_pages_colour_and_leaves_the_page_alone() -> None:
+    svg = page.drawn("fanout", FOUND.tables[0], "µs CPU")
+    assert svg.startswith("<svg")
+    assert "currentColor" in svg
+    assert page.INK not in svg
+    assert "<style" not in svg
+    assert "ours &amp; theirs" in svg
+    ids = re.findall(r' id="([^"]*)"', svg)
+    assert len(ids) == len(set(ids))
+    assert set(ids) == set(re.findall(r"#(\w+)(?=[\")])", svg)) & set(ids)
+
+
+def test_the_pages_fragments_are_those_of_the_figures() -> None:
+    """What the documentation shows was made by `python -m benchmarks --docs` from these files."""
+    for file in sorted(page.RESULTS.glob("*.json")):
+        kept = report.read(file)
+        shown = file.with_suffix(".md").read_text("utf-8")
+        for table in kept.report.tables:
+            assert page.tabled(report.cells(table)) in shown
+    found = [report.read(file) for file in sorted(page.RESULTS.glob("*.json"))]
+    assert page.goals(found) == (page.RESULTS / "goals.md").read_text("utf-8")

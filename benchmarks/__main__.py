@@ -14,6 +14,8 @@ BENCHMARKS = (
     "latency",
     "durable",
     "ack",
+    "connections",
+    "resume",
     "history",
     "journal",
     "stalled",

@@ -19,7 +19,7 @@ from benchmarks.report import Goal, Kept, Options, Report, Row, Table
 from benchmarks.targets import TARGETS, Target, available
 
 ROOT = Path(__file__).parent.parent
-NEED_A_COMPILER = {"ack", "durable", "fanout", "latency"}
+NEED_A_COMPILER = {"ack", "connections", "durable", "fanout", "latency", "resume"}
 
 
 def run(*words: object) -> subprocess.CompletedProcess[str]:

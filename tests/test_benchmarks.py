@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import math
 import re
 import shutil
@@ -150,9 +149,6 @@ def test_the_page_has_every_table_and_goal(tmp_path: Path) -> None:
     ] == (tmp_path / "goals.md").read_text("utf-8").splitlines()[4:]
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("matplotlib") is None, reason="it is in the group `bench`"
-)
 def test_a_chart_takes_the_pages_colour_and_leaves_the_page_alone() -> None:
     svg = page.drawn("fanout", FOUND.tables[0], "µs CPU")
     assert svg.startswith("<svg")

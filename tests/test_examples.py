@@ -61,6 +61,9 @@ async def _lines(stream: asyncio.StreamReader | None, lines: list[str]) -> None:
         lines.append(raw.decode().rstrip())  # noqa: PERF401 - each as it comes
 
 
+SLOW = re.compile(r"Executing <.*> took \d+\.\d+ seconds")
+
+
 def command(name: str) -> tuple[dict[str, str], list[str]]:
     """Return what a docstring says to type first: variables of the environment, and arguments."""
     docstring = ast.get_docstring(ast.parse((ROOT / "examples" / name).read_text()))
@@ -117,7 +120,9 @@ async def test_the_readmes_example_is_the_file_and_runs(tmp_path: Path) -> None:
             cwd=tmp_path,
         )
         out, err = await process.communicate()
-        assert (process.returncode, out.decode(), err) == (0, f"{said}\n", b"")
+        # On a busy machine the development mode remarks on what took a tenth of a second.
+        remarks = [line for line in err.decode().splitlines() if not SLOW.fullmatch(line)]
+        assert (process.returncode, out.decode(), remarks) == (0, f"{said}\n", [])
 
 
 # A bot.

@@ -6,10 +6,12 @@ python -m benchmarks.peers.broadcast PORT
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 
 import orjson
 from websockets.asyncio.server import ServerConnection, broadcast, serve
+from websockets.exceptions import ConnectionClosed
 
 from benchmarks.server import loop_factory
 
@@ -19,9 +21,11 @@ ROOM: set[ServerConnection] = set()
 async def chat(websocket: ServerConnection) -> None:
     ROOM.add(websocket)
     try:
-        async for text in websocket:
-            said = {"event": "message", "room": "lobby", "content": orjson.loads(text)["content"]}
-            broadcast(ROOM, orjson.dumps(said).decode())
+        with contextlib.suppress(ConnectionClosed):  # clients end without a close frame
+            async for text in websocket:
+                content = orjson.loads(text)["content"]
+                said = {"event": "message", "room": "lobby", "content": content}
+                broadcast(ROOM, orjson.dumps(said).decode())
     finally:
         ROOM.remove(websocket)
 

@@ -114,7 +114,7 @@ async def test_around_has_its_message_in_the_middle(chat: Chat) -> None:
         await chat.send(ada, "lobby", str(number))
 
     async def seqs(**edges: int) -> tuple[list[int], bool]:
-        page = await chat.history(ada, "lobby", **edges)
+        page = await chat.history(ada, "lobby", types=["message"], **edges)
         assert page.head == 11
         return [message.seq for message in page.messages], page.complete
 

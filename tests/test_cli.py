@@ -453,8 +453,9 @@ class TestTerminal:
         """Whichever the other one is: turning to it turns the marks, too."""
         url = server.urls["ws"]
         ada = await entered(tmux, url, "ada")
+        async with present(url, "cyd") as cyd:
+            await cyd.do("create", room="tea", title="Tea")  # whose only owner could not leave it
         async with present(url, "bob") as bob:
-            await bob.do("create", room="tea", title="Tea")
             await ada.until_shown("[System] bob joined")
             await ada.enter("/join tea")
             await ada.until(lambda lines: "Online (1): ada" in lines[-2] and lines[-1] == "tea>")

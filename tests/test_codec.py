@@ -17,16 +17,20 @@ from chatcore.codec import COMMANDS, JsonLines
 from chatcore.commands import Command, Request, Since
 from chatcore.errors import ChatError, Invalid, RateLimited, TooLarge, UnknownCommand
 from chatcore.events import (
+    BanReply,
     Bye,
     CreateReply,
     Delete,
     DeleteReply,
+    DirectReply,
     Edit,
     EditReply,
     Event,
     Hello,
     HistoryReply,
+    InviteReply,
     JoinReply,
+    KickReply,
     LeaveReply,
     LoginReply,
     LogoutReply,
@@ -35,16 +39,25 @@ from chatcore.events import (
     MembershipChanged,
     MembersReply,
     Message,
+    MuteReply,
     Page,
     PingReply,
     Presence,
     RegisterReply,
     Reply,
+    ReportItem,
+    ReportReply,
+    ReportsReply,
+    RoomChanged,
     RoomsReply,
     SendReply,
+    SetRoleReply,
+    UnbanReply,
+    UnmuteReply,
+    UpdateReply,
     WhoReply,
 )
-from chatcore.model import MAX_FRAME, Limits, Membership, Room, User
+from chatcore.model import MAX_FRAME, Limits, Listed, Membership, Room, User
 from tests.support import weight
 
 WIRE = JsonLines(Limits())
@@ -106,6 +119,36 @@ MALFORMED: dict[str, tuple[bytes, object, str]] = {
         b'{"cmd":"join","id":1,"room":"x","since":{"epoch":"e","seq":"9"}}',
         1,
         "since.seq: expected an integer",
+    ),
+    "a time that is a number": (
+        b'{"cmd":"ban","id":1,"room":"x","username":"y","until":1}',
+        1,
+        "until: expected a timestamp",
+    ),
+    "a time that is none": (
+        b'{"cmd":"ban","id":1,"room":"x","username":"y","until":"soon"}',
+        1,
+        "until: expected a timestamp",
+    ),
+    "a time without a zone": (
+        b'{"cmd":"mute","id":1,"room":"x","username":"y","until":"2026-11-22T08:00:00"}',
+        1,
+        "until is a moment with its zone",
+    ),
+    "a time before all": (
+        b'{"cmd":"mute","id":1,"room":"x","username":"y","until":"0001-01-01T00:00:00+09:00"}',
+        1,
+        "until is a moment with its zone",
+    ),
+    "a string for an array": (
+        b'{"cmd":"history","id":1,"room":"x","types":"member"}',
+        1,
+        "types: expected an array of strings",
+    ),
+    "an array of something else": (
+        b'{"cmd":"history","id":1,"room":"x","types":["member",1]}',
+        1,
+        "types: expected an array of strings",
     ),
     "below zero": (b'{"cmd":"history","id":1,"room":"x","before":-1}', 1, "before is 0 or more"),
     "a limit of zero": (b'{"cmd":"rooms","id":1,"limit":0}', 1, "limit is 1 or more"),
@@ -197,6 +240,10 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "history": NATURAL,
     "limit": st.none() | st.integers(1, 2**53 - 1),
     "after": st.none() | TEXT,
+    "until": st.none() | st.datetimes(timezones=st.just(UTC)),
+    "role": st.sampled_from(["owner", "moderator", "member", "reader"]),
+    "slow_mode": st.none() | st.integers(0, commands.SLOWEST),
+    "archived": st.booleans(),
 }
 EXCLUSIVE: dict[type, list[list[str]]] = {  # of these, one set at a time
     commands.Login: [["username", "password"], ["token"]],
@@ -205,15 +252,19 @@ EXCLUSIVE: dict[type, list[list[str]]] = {  # of these, one set at a time
         ["room", "before"],
         ["room", "after"],
         ["room", "around"],
+        ["room", "types"],
     ],
 }
+KINDS = st.lists(st.sampled_from(commands.LOGGED), min_size=1).map(tuple)
 
 
 def some(command: type[Command]) -> st.SearchStrategy[Any]:
     fields = [field.name for field in attrs.fields(command)]
-    values = FIELDS | dict.fromkeys(["before", "around"], NATURAL)
-    if command is commands.History:
+    values = FIELDS | dict.fromkeys(["before", "around"], NATURAL) | {"types": KINDS}
+    if command in (commands.History, commands.Reports):
         values["after"] = NATURAL
+    if command is commands.Report:
+        values["reason"] = TEXT
     choices: list[st.SearchStrategy[Any]] = [
         st.builds(command, **{name: values[name] for name in names})
         for names in EXCLUSIVE.get(command, [fields])
@@ -224,17 +275,18 @@ def some(command: type[Command]) -> st.SearchStrategy[Any]:
 @pytest.mark.parametrize("command", get_args(Command))
 @given(data=st.data())
 @settings(max_examples=25)
-def test_every_command_is_its_name_in_lower_case_and_its_fields(
+def test_every_command_is_its_name_as_a_word_and_its_fields(
     data: st.DataObject, command: type[Command]
 ) -> None:
     expected = data.draw(some(command))
     fields = attrs.asdict(expected, filter=lambda _, value: value is not None)
-    frame = orjson.dumps({**fields, "cmd": command.__name__.lower(), "id": 1})
+    frame = orjson.dumps({**fields, "cmd": commands.word(command), "id": 1})
     assert Request(1, expected) == WIRE.decode(frame)
 
 
 def test_hello_can_tell_of_every_command() -> None:
-    assert tuple(sorted(each.__name__.lower() for each in get_args(Command))) == COMMANDS
+    assert tuple(sorted(map(commands.word, get_args(Command)))) == COMMANDS
+    assert {"set_role", "send"} < {*COMMANDS}
 
 
 VALUES = st.recursive(
@@ -292,6 +344,16 @@ USER_AND_ROOMS = (
     f' "rooms": [{{"room": {ROOM}, "role": "member", "epoch": "k3x9",'
     ' "first": 1, "head": 121, "read": 118, "unread": 3}]'
 )
+ACKNOWLEDGEMENTS: dict[str, Callable[[str, int, datetime], Reply]] = {
+    "invite": InviteReply,
+    "kick": KickReply,
+    "ban": BanReply,
+    "unban": UnbanReply,
+    "mute": MuteReply,
+    "unmute": UnmuteReply,
+    "set_role": SetRoleReply,
+    "update": UpdateReply,
+}
 SHAPES: list[tuple[Reply | Event | Hello | Bye, str]] = [
     (
         RegisterReply(ADA, "cc_x", AT, [MEMBERSHIP]),
@@ -303,8 +365,27 @@ SHAPES: list[tuple[Reply | Event | Hello | Bye, str]] = [
     ),
     (LogoutReply(), '{"reply": "logout", "id": 3}'),
     (
-        RoomsReply([LOBBY], True),
-        f'{{"reply": "rooms", "id": 3, "rooms": [{ROOM}], "complete": true}}',
+        RoomsReply([Listed("lobby", title="Lobby"), Listed("tea", role="invited")], True),
+        f'{{"reply": "rooms", "id": 3, "rooms": [{ROOM}, {{"name": "tea", "kind": "public",'
+        ' "title": "", "topic": "", "role": "invited"}], "complete": true}',
+    ),
+    (
+        DirectReply(Room("tea", slow_mode=5, archived=True)),
+        '{"reply": "direct", "id": 3, "room": {"name": "tea", "kind": "public", "title": "",'
+        ' "topic": "", "slow_mode": 5, "archived": true}}',
+    ),
+    *(
+        (
+            reply("lobby", 122, AT),
+            f'{{"reply": "{word}", "id": 3, "room": "lobby", "seq": 122, "timestamp": {TIME}}}',
+        )
+        for word, reply in ACKNOWLEDGEMENTS.items()
+    ),
+    (ReportReply(), '{"reply": "report", "id": 3}'),
+    (
+        ReportsReply([ReportItem(1, 122, "bob", "spam", AT)], True),
+        '{"reply": "reports", "id": 3, "reports": [{"number": 1, "seq": 122, "username": "bob",'
+        f' "reason": "spam", "timestamp": {TIME}}}], "complete": true}}',
     ),
     (CreateReply(LOBBY), f'{{"reply": "create", "id": 3, "room": {ROOM}}}'),
     (
@@ -328,6 +409,12 @@ SHAPES: list[tuple[Reply | Event | Hello | Bye, str]] = [
         HistoryReply([HI], "k3x9", 1, 122, False),
         f'{{"reply": "history", "id": 3, "messages": [{MESSAGE}], "epoch": "k3x9",'
         ' "first": 1, "head": 122, "complete": false}',
+    ),
+    (
+        HistoryReply([], "k3x9", 1, 122, True, [RoomChanged("lobby", 122, "ada", AT, "Tea")]),
+        '{"reply": "history", "id": 3, "messages": [], "epoch": "k3x9", "first": 1,'
+        ' "head": 122, "complete": true, "events": [{"event": "room", "room": "lobby",'
+        f' "seq": 122, "sender": "ada", "timestamp": {TIME}, "title": "Tea"}}]}}',
     ),
     (WhoReply(["ada"], 1), '{"reply": "who", "id": 3, "online": ["ada"], "count": 1}'),
     (
@@ -380,6 +467,16 @@ SHAPES: list[tuple[Reply | Event | Hello | Bye, str]] = [
         Member("lobby", 1, "ada", AT, "bob", "role", "reader"),
         f'{{"event": "member", "room": "lobby", "seq": 1, "sender": "ada", "timestamp": {TIME},'
         ' "username": "bob", "action": "role", "role": "reader"}',
+    ),
+    (
+        Member("lobby", 1, "ada", AT, "bob", "ban", None, AT, "spam"),
+        f'{{"event": "member", "room": "lobby", "seq": 1, "sender": "ada", "timestamp": {TIME},'
+        f' "username": "bob", "action": "ban", "until": {TIME}, "reason": "spam"}}',
+    ),
+    (
+        RoomChanged("lobby", 1, "ada", AT, "", "", 0, False),
+        f'{{"event": "room", "room": "lobby", "seq": 1, "sender": "ada", "timestamp": {TIME},'
+        ' "title": "", "topic": "", "slow_mode": 0, "archived": false}',
     ),
     (
         MembershipChanged(LOBBY, "join", "k3x9", 1, 5, 5, 0, "member"),

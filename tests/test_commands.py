@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta, timezone
 from typing import get_args
 
 import attrs
@@ -9,20 +10,29 @@ import pytest
 
 from chatcore import commands
 from chatcore.commands import (
+    Ban,
     Command,
     Create,
     Delete,
     Edit,
     History,
     Join,
+    Kick,
     Login,
     Members,
     Register,
+    Report,
+    Reports,
     Rooms,
     Send,
+    SetRole,
     Since,
+    Update,
 )
 from chatcore.errors import Invalid
+
+NAIVE = datetime(2026, 1, 1)  # noqa: DTZ001 - which is what is refused
+EARLY = datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=9)))
 
 
 @pytest.mark.parametrize(
@@ -45,6 +55,17 @@ from chatcore.errors import Invalid
         (Rooms, {"limit": 0}, "limit is 1 or more"),
         (Members, {"room": "lobby", "limit": 0}, "limit is 1 or more"),
         (Create, {"room": "den", "kind": "direct"}, "public or private"),
+        (Update, {"room": "den"}, "update takes a title, a topic, slow_mode or archived"),
+        (Update, {"room": "den", "slow_mode": -1}, "slow_mode has 0 to 86400 seconds"),
+        (Update, {"room": "den", "slow_mode": 86_401}, "slow_mode has 0 to 86400 seconds"),
+        (SetRole, {"room": "den", "username": "ada", "role": "king"}, "role is owner, moder"),
+        (Ban, {"room": "den", "username": "ada", "until": NAIVE}, "until is a moment with its"),
+        (Ban, {"room": "den", "username": "ada", "until": EARLY}, "until is a moment with its"),
+        (Kick, {"room": "den", "username": "ada", "txn_id": ""}, "txn_id has 1 to 64"),
+        (Report, {"room": "den", "seq": -1, "reason": "x"}, "seq is 0 or more"),
+        (Reports, {"room": "den", "after": -1}, "after is 0 or more"),
+        (History, {"room": "den", "types": ()}, "types has one or more of message, edit"),
+        (History, {"room": "den", "types": ("message", "join")}, "types has one or more of"),
         (Login, {}, "Username and password are required"),
         (Login, {"username": "ada"}, "Username and password are required"),
         (Login, {"password": "secret"}, "Username and password are required"),

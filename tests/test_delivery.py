@@ -408,22 +408,23 @@ async def test_all_of_a_users_connections_hear_of_a_room() -> None:
 async def test_a_slow_link_is_owed_the_latest_of_each_room_and_gets_it() -> None:
     async with room("ada", "bob", window=1_000) as (chat, _, ada, _, bob, slow):
         user = User("bob", "bob")
-        await chat.create(user, "tea")
+        await chat.create(User("ada", "ada"), "hall")
+        await chat.join(user, "hall")
         assert (await bob.event("membership"))["room"]["name"] == "lobby"
-        assert (await bob.event("membership"))["room"]["name"] == "tea"
+        assert (await bob.event("membership"))["room"]["name"] == "hall"
         while slow.pending <= LIMITS.buffer_bytes:
             await ada.do("send", room="lobby", content="x" * 4_000)
             ada.events.clear()
         before = slow.pending
         await chat.create(user, "den")
         for _ in range(5):
-            await chat.leave(user, "tea")
-            await chat.join(user, "tea")
+            await chat.leave(user, "hall")
+            await chat.join(user, "hall")
         assert slow.pending == before, "nothing is queued for it"
         told = [await bob.event("membership") for _ in range(2)]
         assert {each["room"]["name"]: (each["change"], each["head"]) for each in told} == {
             "den": ("join", 1),
-            "tea": ("join", 11),
+            "hall": ("join", 12),
         }
         await bob.do("ping")
         assert not [event for event in bob.events if event["event"] == "membership"]

@@ -26,10 +26,10 @@ from click.core import ParameterSource
 
 import chatcore
 from chat_transports.server import cli
-from chatcore import errors, testing
+from chatcore import errors, policy, testing
 from chatcore.chat import Chat
 from chatcore.codec import COMMANDS, JsonLines
-from chatcore.commands import Command, Since
+from chatcore.commands import Command, Since, word
 from chatcore.errors import ChatError
 from chatcore.events import (
     DURABLE,
@@ -42,6 +42,7 @@ from chatcore.events import (
     MembershipChanged,
     Message,
     Presence,
+    RoomChanged,
 )
 from chatcore.model import Limits, Rate, Room
 from chatcore.repository.memory import MemoryRepository
@@ -52,6 +53,7 @@ from tests.capture import CAPTURE, play, without_times
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
 PROTOCOL, SERVER, API = "reference/protocol.md", "guide/server.md", "reference/api.md"
+ROLES = "reference/roles.md"
 PASSWORD = "correct horse"
 
 
@@ -268,8 +270,10 @@ def steady(value: Any) -> Any:
 
 
 @contextlib.asynccontextmanager
-async def stage(first: Line) -> AsyncIterator[Stage]:
+async def stage(lines: Sequence[Line]) -> AsyncIterator[Stage]:
     """Put everything where the page says that it is when an example begins."""
+    first = lines[0]
+    in_hall = any(line.frame.get("room") == "hall" for line in lines)
     clock = FakeClock(datetime(2026, 11, 22, 8, tzinfo=UTC))
     repository = MemoryRepository()
     for room in ROOMS:
@@ -285,10 +289,16 @@ async def stage(first: Line) -> AsyncIterator[Stage]:
         for name, text in SAID:
             clock.advance(10)
             await chat.send(users[name], "lobby", text)
+        if in_hall:
+            await chat.create(users["ada"], "hall", title="The hall")
+            await chat.join(users["bob"], "hall")
+            await chat.send(users["bob"], "hall", "Cheap watches!")
         present = Stage(chat, stack)
         bob, ada = await present.enter("bob"), await present.enter("ada")
         await bob.do("login", username="bob", password=PASSWORD)
         await bob.do("join", room="lobby")
+        if in_hall:
+            await bob.do("join", room="hall")
         if str(first.frame.get("cmd", "hello")) not in NOT_YET_SOMEBODY:
             await ada.do("login", username="ada", password=PASSWORD)
             if (
@@ -299,6 +309,8 @@ async def stage(first: Line) -> AsyncIterator[Stage]:
                 await ada.do("join", room="lobby")
                 while (await ada.event("presence"))["count"] < 2:
                     pass
+            if in_hall:
+                await ada.do("join", room="hall")
         yield present
 
 
@@ -308,7 +320,7 @@ EXAMPLES = [block for block in blocks(PROTOCOL, "text") if ".transcript" in bloc
 @pytest.mark.parametrize("block", EXAMPLES, ids=lambda block: f"{block.section}-{block.line}")
 async def test_an_example_is_answered_as_it_is_shown(block: Block) -> None:
     lines = conversation(block)
-    async with stage(lines[0]) as present:
+    async with stage(lines) as present:
         for line in lines:
             if line.up:
                 await present.say(line)
@@ -357,13 +369,15 @@ JSON_TYPES: dict[object, str] = {
     int: "integer",
     bool: "boolean",
     Since: "object",
+    datetime: "timestamp",
+    tuple[str, ...]: "array",
 }
 
 
 @pytest.mark.parametrize("command", get_args(Command))
 def test_a_commands_table_has_its_fields(command: type) -> None:
     def spelled(annotation: Any) -> str:
-        arms = get_args(annotation) or (annotation,)
+        arms = (annotation,) if annotation in JSON_TYPES else get_args(annotation)
         return next(JSON_TYPES[arm] for arm in arms if arm is not NoneType)
 
     hints = get_type_hints(command)
@@ -371,7 +385,7 @@ def test_a_commands_table_has_its_fields(command: type) -> None:
         (f"`{name}`" if attribute.default is NOTHING else f"_`{name}`_", spelled(hints[name]))
         for name, attribute in fields_dict(command).items()
     ]
-    section = part(PROTOCOL, f"### `{command.__name__.lower()}`")
+    section = part(PROTOCOL, f"### `{word(command)}`")
     rows = table(section) if expected else []
     assert expected == [(row[0], row[1]) for row in rows]
 
@@ -382,6 +396,7 @@ EVENTS: Sequence[Event] = (
     Edit("lobby", 2, "ada", AT, 1, "Hi!"),
     Delete("lobby", 3, "ada", AT, 1),
     Member("lobby", 1, "ada", AT, "ada", "join", "member"),
+    RoomChanged("lobby", 1, "ada", AT, "Lobby"),
     MembershipChanged(ROOMS[0], "join", "e1", 1, 1, 1, 0, "member"),
     Presence("lobby", 1, ["ada"], []),
 )
@@ -392,14 +407,34 @@ def test_every_event_has_its_section_with_an_example() -> None:
     words = [orjson.loads(JsonLines(Limits()).encode(event))["event"] for event in EVENTS]
     assert set(DURABLE) <= set(words)
     assert headings(part(PROTOCOL, "## Events")) == words
-    for word in words:
+    for each in words:
         told = [
             line.frame.get("event")
             for block in EXAMPLES
-            if block.section == word
+            if block.section == each
             for line in conversation(block)
         ]
-        assert word in told
+        assert each in told
+
+
+def test_the_table_of_roles_is_the_one_that_is_asked() -> None:
+    page = read(ROLES)
+    shown = [[plain(cell) for cell in row] for row in table(page)]
+    assert shown == [[action, *cells.values()] for action, cells in policy.MAY.items()]
+    head = next(line for line in page.splitlines() if line.startswith("| action |"))
+    columns = [cell.strip() for cell in head.strip("|").split("|")]
+    assert columns == ["action", *next(iter(policy.MAY.values()))]
+    explained = table(page.partition("What the actions are:")[2])
+    assert [plain(row[0]) for row in explained] == [*policy.MAY]
+
+
+def test_the_table_of_ranks_is_the_one_that_is_asked() -> None:
+    section = part(ROLES, "## Upon whom")
+    roles = [*reversed(policy.ROLES), None]
+    assert table(section) == [
+        [role, *("yes" if policy.outranks(role, other) else "no" for other in roles)]
+        for role in ("owner", "moderator")
+    ]
 
 
 def test_every_error_is_in_the_table() -> None:

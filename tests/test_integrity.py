@@ -149,6 +149,16 @@ WITHIN = {
     "UPDATE events SET sender_id = 9 WHERE room_id = 2 AND seq = 9": (
         "a row of the table events belongs to none of the table users"
     ),
+    "UPDATE rooms SET kind = 'publik' WHERE id = 2": (
+        "the room 'room1' is of no kind that there is"
+    ),
+    "UPDATE rooms SET archived = 2 WHERE id = 2": "the room 'room1' is of no kind that there is",
+    "UPDATE members SET role = 'membet' WHERE room_id = 2": (
+        "ada has no role in the room 'room1' that there is"
+    ),
+    "INSERT INTO restraints VALUES (2, 1, 1e20, NULL, NULL, 0)": (
+        "what holds ada back in the room 'room1' cannot be read"
+    ),
 }
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from datetime import timedelta
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +22,23 @@ from chatcore import Message, feed, fold
 from chatcore.chat import Chat
 from chatcore.codec import JsonLines
 from chatcore.events import Durable
-from chatcore.model import LOBBY, Limits
+from chatcore.model import LOBBY, Limits, rfc3339
+from chatcore.names import direct_room
 from chatcore.ports import Repository
 from chatcore.repository.memory import MemoryRepository
 from chatcore.repository.sql import SqliteRepository
-from chatcore.testing import Transcript, connect
+from chatcore.testing import FakeClock, Transcript, connect
 
-ROOMS = (LOBBY, "den")
-USERS = ("ada", "bob", "cyd")
+ROOMS = {LOBBY: "public", "den": "public", "nook": "private"}
+USERS = ("ada", "bob", "cyd", "dee")
+WITNESS = "eve"
+"""Has been everywhere from the beginning, does nothing, and has nothing done to her."""
+DIRECT = {direct_room(*pair): pair for pair in itertools.combinations(USERS, 2)}
+ANYWHERE = st.sampled_from([*ROOMS] * 4 + [*DIRECT])
+WHO = st.integers(0, 9)
+WHOM = st.sampled_from(USERS)
+TXN = st.none() | st.sampled_from("xyz")
+RANKS = ("reader", "member", "moderator", "owner")
 WIRE = JsonLines(Limits())
 
 
@@ -37,11 +48,18 @@ class Happened:
 
     who: str
     word: str
-    """`message`, `edit` or `delete`; else what somebody's membership did."""
+    """`message`, `edit`, `delete` or `room`; else what was done to somebody's membership."""
     text: str = ""
     target: int = 0
     by: int = 0
     """What deleted this message, by its seq."""
+    fields: Mapping[str, Any] = field(factory=dict)
+    """What else it tells: whose membership, or what of the room."""
+
+    @property
+    def asked(self) -> object:
+        """What must be the same where it is asked for once more."""
+        return self.word, self.text, self.target, self.fields
 
     def told(self) -> dict[str, object]:
         """Return what the event must say, on the log."""
@@ -51,62 +69,184 @@ class Happened:
                 return says | ({"erased": True} if self.by else {})
             case "delete":
                 return {"target": self.target}
-        return {"action": self.word}
+            case "room":
+                return {**self.fields}
+        return {"action": self.word, **self.fields}
+
+
+@define
+class Here:
+    """A room, as the model has it."""
+
+    kind: str
+    log: list[Happened] = field(factory=list)
+    """What happened, in seq order."""
+    roles: dict[str, str] = field(factory=dict)
+    """Of each member; `invited` of who is."""
+    banned: dict[str, float] = field(factory=dict)
+    """Until when."""
+    muted: dict[str, float] = field(factory=dict)
+    readers: set[str] = field(factory=set)
+    """Who was made one, and stays it."""
+    spoke: dict[str, float] = field(factory=dict)
+    fields: dict[str, Any] = field(factory=lambda: {"slow_mode": 0, "archived": False})
+    reports: list[tuple[int, str, str]] = field(factory=list)
+
+    def members(self) -> dict[str, str]:
+        return {user: role for user, role in self.roles.items() if role != "invited"}
+
+    def messages(self) -> list[tuple[int, str, bool, bool]]:
+        """Return each message as it is now: its seq and text, whether it was edited, or erased."""
+        found = []
+        for seq, each in enumerate(self.log, 1):
+            if each.word == "message":
+                edits = [e.text for e in self.log if (e.word, e.target) == ("edit", seq)]
+                text = "" if each.by else [each.text, *edits][-1]
+                found.append((seq, text, bool(edits) and not each.by, each.by > 0))
+        return found
+
+    # What somebody may do.
+
+    def outside(self, user: str, now: float) -> str:
+        """Return what somebody who is no member is told."""
+        if self.kind != "public" and user not in self.roles:
+            return "not_found"
+        return "banned" if self.banned.get(user, 0) > now else "not_member"
+
+    def reads(self, user: str, now: float) -> str:
+        if user in self.members():
+            return ""
+        code = self.outside(user, now)
+        return "" if (code, self.kind) == ("not_member", "public") else code
+
+    def judge(self, what: Happened, now: float) -> str:
+        """Return the code of an error, or nothing."""
+        user = what.who
+        role = self.roles.get(user, "invited")
+        if what.word == "leave" and self.roles.get(user) == "invited":
+            return ""
+        if role == "invited":
+            return self.outside(user, now)
+        match what.word:
+            case "leave":
+                alone = [each for each, role in self.roles.items() if role == "owner"] == [user]
+                return "conflict" if alone else ""
+            case "message" | "edit" if role == "reader" or self.fields["archived"]:
+                return "forbidden"
+            case "message" | "edit" if self.muted.get(user, 0) > now:
+                return "muted"
+            case "message":
+                slow = self.fields["slow_mode"] if role == "member" else 0
+                return "rate_limited" if now < self.spoke.get(user, -inf) + slow else ""
+            case "edit" | "delete":
+                return self._judge_target(what, role)
+            case "room" if "archived" in what.fields:
+                return "" if role == "owner" else "forbidden"
+        if role not in ("owner", "moderator"):
+            return "forbidden"
+        return "" if what.word == "room" else self._judge_upon(what, role, now)
+
+    def _judge_target(self, what: Happened, role: str) -> str:
+        message = self.log[what.target - 1] if 1 <= what.target <= len(self.log) else None
+        if message is None or message.word != "message":
+            return "not_found"
+        keeps_order = role in ("owner", "moderator") and what.word == "delete"
+        if message.who != what.who and not keeps_order:
+            return "forbidden"
+        return "not_found" if message.by and what.word == "edit" else ""
+
+    def _judge_upon(self, what: Happened, role: str, now: float) -> str:
+        other, given = what.fields["username"], what.fields.get("role")
+        theirs = self.roles.get(other)
+        if what.who == other:
+            if given is None or RANKS.index(given) > RANKS.index(role):
+                return "forbidden"
+        elif role == "moderator" and {theirs, given} & {"owner", "moderator"}:
+            return "forbidden"
+        match what.word:
+            case "invite" if theirs is not None or self.banned.get(other, 0) > now:
+                return "conflict"
+            case "kick" if theirs is None:
+                return "not_found"
+            case "unban" if self.banned.get(other, 0) <= now:
+                return "conflict"
+            case "unmute" if self.muted.get(other, 0) <= now:
+                return "conflict"
+            case "role" if theirs in (None, "invited"):
+                return "not_found"
+            case "role" if theirs == given:
+                return "conflict"
+            case "role" if [*self.roles.values()].count("owner") == 1 and theirs == "owner":
+                return "conflict"
+        return ""
+
+    # What it then does.
+
+    def happen(self, what: Happened, now: float, until: float = inf) -> int:
+        self.log.append(what)
+        seq = len(self.log)
+        other = what.fields.get("username", "")
+        match what.word:
+            case "message" if self.fields["slow_mode"] and self.roles[what.who] == "member":
+                self.spoke[what.who] = now
+            case "delete":
+                for place, each in enumerate(self.log, 1):
+                    if what.target in (place, each.target) and each.word in ("message", "edit"):
+                        each.by = seq
+            case "room":
+                self.fields |= what.fields
+            case "join" | "role":
+                self.roles[other] = what.fields["role"]
+                if what.word == "role":
+                    self.readers.discard(other)
+                    self.readers |= {other} if what.fields["role"] == "reader" else set()
+            case "invite":
+                self.roles[other] = "invited"
+            case "leave" | "kick" | "ban":
+                self.roles.pop(other, None)
+                if what.word == "ban":
+                    self.banned[other] = until
+            case "unban":
+                del self.banned[other]
+            case "mute":
+                self.muted[other] = until
+            case "unmute":
+                del self.muted[other]
+        return seq
 
 
 @define
 class Model:
-    """What the log must hold, told by the answers alone."""
+    """What the logs must hold, told by the answers alone."""
 
-    logs: dict[str, list[Happened]] = field(factory=lambda: {room: [] for room in ROOMS})
-    """For each room what happened, in seq order."""
-    members: set[tuple[str, str]] = field(factory=set)
+    rooms: dict[str, Here] = field(factory=dict)
     txns: dict[tuple[str, str, str], tuple[object, int]] = field(factory=dict)
+    now: float = 0
 
     def ask(
-        self, user: str, room: str, what: Happened, txn_id: str | None, *, owner: bool = False
+        self, room: str, what: Happened, txn_id: str | None = None, until: float = inf
     ) -> tuple[str, int]:
         """Say what a command is answered with: an error's code, or a seq."""
-        asked = (what.word, what.text, what.target)
-        if txn_id is not None and (user, room, txn_id) in self.txns:
-            first, seq = self.txns[user, room, txn_id]
-            return ("", seq) if first == asked else ("txn_conflict", 0)
-        if (user, room) not in self.members:
-            return "not_member", 0
-        seq = 0
-        if what.word != "message":
-            log = self.logs[room]
-            message = log[what.target - 1] if 1 <= what.target <= len(log) else None
-            if message is None or message.word != "message":
-                return "not_found", 0
-            if message.who != user and not (owner and what.word == "delete"):
-                return "forbidden", 0
-            if message.by and what.word == "edit":
-                return "not_found", 0
-            seq = message.by
-        seq = seq or self.happen(what, room)
+        if room not in self.rooms:
+            return "not_found", 0
+        here, key = self.rooms[room], (what.who, room, txn_id or "")
+        if txn_id is not None and key in self.txns:
+            first, seq = self.txns[key]
+            return ("", seq) if first == what.asked else ("txn_conflict", 0)
+        if code := here.judge(what, self.now):
+            return code, 0
+        seq = here.log[what.target - 1].by if what.word == "delete" else 0
+        seq = seq or here.happen(what, self.now, until)
         if txn_id is not None:
-            self.txns[user, room, txn_id] = (asked, seq)
+            self.txns[key] = (what.asked, seq)
         return "", seq
 
-    def happen(self, what: Happened, room: str) -> int:
-        self.logs[room].append(what)
-        seq = len(self.logs[room])
-        if what.word == "delete":
-            for place, each in enumerate(self.logs[room], 1):
-                if what.target in (place, each.target) and each.word in ("message", "edit"):
-                    each.by = seq
-        return seq
-
-    def messages(self, room: str) -> list[tuple[int, str, bool, bool]]:
-        """Return each message as it is now: its seq and text, whether it was edited, or erased."""
-        found = []
-        for seq, each in enumerate(self.logs[room], 1):
-            if each.word == "message":
-                edits = [e.text for e in self.logs[room] if (e.word, e.target) == ("edit", seq)]
-                text = "" if each.by else [each.text, *edits][-1]
-                found.append((seq, text, bool(edits) and not each.by, each.by > 0))
-        return found
+    def enter(self, room: str, user: str, by: str = "", role: str = "member") -> None:
+        here = self.rooms[room]
+        if role == "member" and user in here.readers:
+            role = "reader"
+        fields = {"username": user, "role": role}
+        here.happen(Happened(by or user, "join", fields=fields), self.now)
 
 
 def folded(frames: list[dict[str, Any]]) -> list[tuple[int, str, bool, bool]]:
@@ -128,6 +268,8 @@ class Peer:
     """The last seq given, of each room that it listens to."""
     held: dict[str, list[Message]] = field(factory=dict)
     """Of each room that it listens to from its beginning, the messages folded from all events."""
+    members: dict[str, dict[str, str]] = field(factory=dict)
+    """Of each such room, the members and their roles, by the events alone."""
 
 
 class Machine(RuleBasedStateMachine):
@@ -144,8 +286,7 @@ class Machine(RuleBasedStateMachine):
         self.peers: list[Peer] = []
         self.numbers = itertools.count()
         self.epochs: dict[str, str] = {}
-        self.owner = ("ada", "den")
-        """Who may delete what others sent there."""
+        self.clock = FakeClock()
 
     def run(self, work: Any) -> Any:
         return self.loop.run_until_complete(work)
@@ -170,80 +311,108 @@ class Machine(RuleBasedStateMachine):
         repository = type(self).make(Path(self.directory.name) / "chat.db")
         limits = Limits(messages=None, attempts=None, buffer_bytes=2_000, history=7)
         self.chat = await self.stack.enter_async_context(
-            Chat(repository, limits=limits, bcrypt_cost=4)
+            Chat(repository, limits=limits, bcrypt_cost=4, clock=self.clock)
         )
-        for user in USERS:
+        everybody = (*USERS, WITNESS)
+        for user in everybody:
             await self.chat.register(user, "correct horse")
         self.tokens = {
             user: (await self.chat.issue_token(await self.chat.login(user, "correct horse"))).secret
-            for user in USERS
+            for user in everybody
         }
-        for user in USERS:
+        for user in everybody:
             await self._connect(user)
-        owner = self.peers[0]
-        assert "room" in await owner.talk.do("create", room="den")
-        self.model.happen(Happened("ada", "join"), "den")
-        self.model.members.add(("ada", "den"))
+        self.witness = self.peers.pop()
+        owner = self.peers[0].talk
+        self.model.rooms = {room: Here(kind) for room, kind in ROOMS.items()}
+        for room, kind in ROOMS.items():
+            if room != LOBBY:
+                assert "room" in await owner.do("create", room=room, kind=kind)
+                self.model.enter(room, "ada", role="owner")
+            if kind == "private":
+                what = Happened("ada", "invite", fields={"username": WITNESS})
+                self.model.ask(room, what)
+                await owner.do("invite", room=room, username=WITNESS)
+            self.model.enter(room, WITNESS)
+            joined = await self.witness.talk.do("join", room=room)
+            page = await self.chat.members(await self.chat.login(WITNESS, "correct horse"), room)
+            self.witness.seen[room], self.witness.held[room] = joined["head"], []
+            self.witness.members[room] = {each.username: each.role for each in page.members}
+            self.epochs[room] = joined["epoch"]
 
     async def _connect(self, user: str) -> None:
         talk, link = await self.stack.enter_async_context(connect(self.chat, window=1_000))
         assert "token" in await talk.do("login", token=self.tokens[user])
         self.peers.append(Peer(user, talk, link))
 
-    # What may happen.
+    def peer(self, who: int) -> Peer:
+        return self.peers[who % len(self.peers)]
 
-    @rule(
-        who=st.integers(0, 9),
-        room=st.sampled_from(ROOMS),
-        text=st.text("ab☃", min_size=1),
-        txn=st.none() | st.sampled_from("xyz"),
-    )
-    def send(self, who: int, room: str, text: str, txn: str | None) -> None:
-        peer = self.peers[who % len(self.peers)]
-        fields: dict[str, object] = {"room": room, "content": text}
+    def ask(
+        self,
+        peer: Peer,
+        cmd: str,
+        room: str,
+        what: Happened,
+        txn: str | None = None,
+        until: int | None = None,
+        **fields: object,
+    ) -> str:
+        """Ask the chat and the model for the same, compare what they say, and return the code."""
+        fields = {name: value for name, value in fields.items() if value is not None}
         if txn is not None:
             fields["txn_id"] = txn
-        code, seq = self.model.ask(peer.user, room, Happened(peer.user, "message", text), txn)
-        answer = self.run(peer.talk.do("send", **fields))
-        note(f"{peer.user} > {room}: {text!r} {txn} -> {answer}")
-        assert answer.get("error", {}).get("code", "") == code
-        assert answer.get("seq", 0) == seq
+        if until is not None:
+            fields["until"] = rfc3339(self.clock() + timedelta(seconds=until))
+            what.fields = {**what.fields, "until": fields["until"]}
+        end = inf if until is None else self.model.now + until
+        expected = self.model.ask(room, what, txn, end)
+        answer = self.run(peer.talk.do(cmd, room=room, **fields))
+        note(f"{peer.user} > {cmd} {room} {fields} -> {answer}")
+        code = answer.get("error", {}).get("code", "")
+        assert (code, answer.get("seq", expected[1])) == expected
+        return str(code)
+
+    def end(self, user: str, room: str) -> None:
+        """Somebody is no longer in a room: nothing more of it comes to any of their connections."""
+        for each in self.peers:
+            if each.user == user and room in each.seen:
+                self.run(self.read_up(each))
+                assert each.seen.pop(room) == len(self.model.rooms[room].log), "up to the end"
+                each.held.pop(room, None)  # for it will be told no more
+
+    # What may happen.
+
+    @rule(who=WHO, room=ANYWHERE, text=st.text("ab☃", min_size=1), txn=TXN)
+    def send(self, who: int, room: str, text: str, txn: str | None) -> None:
+        peer = self.peer(who)
+        self.ask(peer, "send", room, Happened(peer.user, "message", text), txn, content=text)
 
     @rule(
-        who=st.integers(0, 9),
-        room=st.sampled_from(ROOMS),
+        who=WHO,
+        room=ANYWHERE,
         back=st.integers(-1, 20),
         text=st.none() | st.text("AB☃", min_size=1),
-        txn=st.none() | st.sampled_from("xyz"),
+        txn=TXN,
     )
     def edit_or_delete(
         self, who: int, room: str, back: int, text: str | None, txn: str | None
     ) -> None:
         """Edit or delete any event, or one that is not there; a message where the rules allow."""
-        peer = self.peers[who % len(self.peers)]
-        seqs = [seq for seq, *_ in self.model.messages(room)]
+        peer = self.peer(who)
+        here = self.model.rooms.get(room, Here("direct"))
+        seqs = [seq for seq, *_ in here.messages()]
         target = max(0, seqs[-1 - back] if 0 <= back < len(seqs) else len(seqs) - back)
         cmd = "delete" if text is None else "edit"
-        fields: dict[str, object] = {"room": room, "seq": target}
-        fields |= {} if text is None else {"content": text}
-        fields |= {} if txn is None else {"txn_id": txn}
-        owner = (peer.user, room) == self.owner
         what = Happened(peer.user, cmd, text or "", target)
-        code, seq = self.model.ask(peer.user, room, what, txn, owner=owner)
-        answer = self.run(peer.talk.do(cmd, **fields))
-        note(f"{peer.user} > {room}: {cmd} {target} {text!r} {txn} -> {answer}")
-        assert answer.get("error", {}).get("code", "") == code
-        assert answer.get("seq", 0) == seq
+        self.ask(peer, cmd, room, what, txn, seq=target, content=text)
 
-    @rule(who=st.integers(0, 9), room=st.sampled_from(ROOMS), count=st.integers(2, 30))
+    @rule(who=WHO, room=ANYWHERE, count=st.integers(2, 30))
     def send_ahead(self, who: int, room: str, count: int) -> None:
         """Pipelined sends are stored in their order."""
-        peer = self.peers[who % len(self.peers)]
+        peer = self.peer(who)
         texts = [f"{next(self.numbers)}".ljust(60, ".") for _ in range(count)]
-        expected = [
-            self.model.ask(peer.user, room, Happened(peer.user, "message", text), None)
-            for text in texts
-        ]
+        expected = [self.model.ask(room, Happened(peer.user, "message", text)) for text in texts]
 
         async def go() -> list[dict[str, Any]]:
             ids = [await peer.talk.start("send", room=room, content=text) for text in texts]
@@ -252,23 +421,36 @@ class Machine(RuleBasedStateMachine):
         answers = self.run(go())
         assert [seq for _, seq in expected] == [answer.get("seq", 0) for answer in answers]
 
-    @rule(who=st.integers(0, 9), room=st.sampled_from(ROOMS), back=st.none() | st.integers(0, 40))
+    @rule(who=WHO, room=ANYWHERE, back=st.none() | st.integers(0, 40))
     def join(self, who: int, room: str, back: int | None) -> None:
         """Join afresh, or from any position of the log."""
-        peer = self.peers[who % len(self.peers)]
+        peer = self.peer(who)
         self.run(self.read_up(peer))
+        here = self.model.rooms.get(room)
         since = None
-        if back is not None and room in self.epochs:
-            since = {"epoch": self.epochs[room], "seq": max(0, len(self.model.logs[room]) - back)}
-        if (peer.user, room) not in self.model.members:
-            self.model.members.add((peer.user, room))
-            self.model.happen(Happened(peer.user, "join"), room)
+        if back is not None and room in self.epochs and here is not None:
+            since = {"epoch": self.epochs[room], "seq": max(0, len(here.log) - back)}
         fields: dict[str, object] = {"room": room} | ({"since": since} if since else {})
         reply = self.run(peer.talk.do("join", **fields))
         note(f"{peer.user} joins {room} since {since} -> {reply}")
+        if here is None or (here.kind == "direct" and peer.user not in here.roles):
+            assert reply["error"]["code"] == "not_found"
+            return
+        if peer.user not in here.members():
+            code = here.outside(peer.user, self.model.now)
+            if code != "not_member":
+                assert reply["error"]["code"] == code
+                return
+            self.model.enter(room, peer.user)
         self.epochs[room] = reply["epoch"]
-        assert reply["head"] == len(self.model.logs[room])
+        assert reply["head"] == len(here.log)
+        assert reply["role"] == here.roles[peer.user]
         assert reply["recovered"] == (since is not None)
+        assert {**here.fields} == {
+            "slow_mode": 0,
+            "archived": False,
+            **{name: reply["room"][name] for name in here.fields if name in reply["room"]},
+        }
         peer.talk.events.clear()  # of before; what was on its way then has been compared
         peer.held.pop(room, None)
         if since is not None:
@@ -279,63 +461,208 @@ class Machine(RuleBasedStateMachine):
                 self.compare(peer, event)
         else:
             peer.seen[room] = reply["head"]
-            assert folded(reply["events"]) == self.model.messages(room)[-7:]
+            assert folded(reply["events"]) == here.messages()[-7:]
 
-    @rule(who=st.integers(0, 9), room=st.sampled_from(ROOMS))
+    @rule(who=WHO, room=ANYWHERE)
     def leave(self, who: int, room: str) -> None:
-        peer = self.peers[who % len(self.peers)]
-        member = (peer.user, room) in self.model.members
-        answer = self.run(peer.talk.do("leave", room=room))
-        assert ("error" in answer) == (not member)
-        if member:
-            self.model.members.remove((peer.user, room))
-            self.model.happen(Happened(peer.user, "leave"), room)
-            if self.owner == (peer.user, room):
-                self.owner = ("", "")
-            for each in self.peers:
-                if each.user == peer.user and room in each.seen:
-                    self.run(self.read_up(each))
-                    assert each.seen.pop(room) == len(self.model.logs[room]), "up to the end"
-                    each.held.pop(room, None)  # for it will be told no more
+        peer = self.peer(who)
+        what = Happened(peer.user, "leave", fields={"username": peer.user})
+        if not self.ask(peer, "leave", room, what):
+            self.end(peer.user, room)
 
-    @rule(user=st.sampled_from(USERS))
-    def another_device(self, user: str) -> None:
-        if len(self.peers) < 6:
-            self.run(self._connect(user))
-
-    @rule(who=st.integers(0, 9))
-    def hang_up(self, who: int) -> None:
-        if len(self.peers) > 2:
-            self.peers.pop(who % len(self.peers)).link.hang_up()
+    @rule(who=WHO, whom=WHOM)
+    def direct(self, who: int, whom: str) -> None:
+        """The same two people have the same room, whichever of them asks."""
+        peer = self.peer(who)
+        answer = self.run(peer.talk.do("direct", username=whom))
+        if peer.user == whom:
+            assert answer["error"]["code"] == "invalid"
+            return
+        room = answer["room"]["name"]
+        assert {peer.user, whom} == {*DIRECT[room]}
+        here = self.model.rooms.setdefault(room, Here("direct"))
+        here.fields |= {"title": answer["room"]["title"]}
+        for user in (whom, peer.user):
+            if user not in here.roles:
+                self.model.enter(room, user, peer.user)
 
     @rule(
-        who=st.integers(0, 9),
-        room=st.sampled_from(ROOMS),
-        before=st.none() | st.integers(1, 60),
-        limit=st.integers(1, 9),
+        who=WHO,
+        room=ANYWHERE,
+        cmd=st.sampled_from(["invite", "kick", "ban", "unban", "mute", "unmute"]),
+        whom=WHOM,
+        until=st.none() | st.integers(1, 90),
+        txn=TXN,
     )
+    def moderate(
+        self, who: int, room: str, cmd: str, whom: str, until: int | None, txn: str | None
+    ) -> None:
+        peer = self.peer(who)
+        known = self.model.rooms[room].roles.get(whom) if room in self.model.rooms else None
+        if cmd not in ("ban", "mute"):
+            until = None
+        what = Happened(peer.user, cmd, fields={"username": whom})
+        code = self.ask(peer, cmd, room, what, txn, until, username=whom)
+        gone = not code and whom not in self.model.rooms[room].roles
+        if known is not None and gone:
+            self.end(whom, room)
+
+    @rule(who=WHO, room=ANYWHERE, whom=WHOM, role=st.sampled_from(RANKS), txn=TXN)
+    def set_role(self, who: int, room: str, whom: str, role: str, txn: str | None) -> None:
+        peer = self.peer(who)
+        what = Happened(peer.user, "role", fields={"username": whom, "role": role})
+        self.ask(peer, "set_role", room, what, txn, username=whom, role=role)
+
+    @rule(
+        room=st.sampled_from([*ROOMS]),
+        whom=WHOM,
+        role=st.sampled_from(["reader", "member", "moderator"]),
+    )
+    def appoint(self, room: str, whom: str, role: str) -> None:
+        """Have an owner do it, so that there are many of whom something can be asked."""
+        owners = [each for each, rank in self.model.rooms[room].roles.items() if rank == "owner"]
+        peer = next((each for each in self.peers if each.user in owners), None)
+        if peer is not None and peer.user != whom:
+            what = Happened(peer.user, "role", fields={"username": whom, "role": role})
+            self.ask(peer, "set_role", room, what, username=whom, role=role)
+
+    @rule(
+        who=WHO,
+        room=ANYWHERE,
+        topic=st.none() | st.text("tT☃", min_size=1),
+        slow_mode=st.none() | st.sampled_from([0, 5, 30]),
+        archived=st.none() | st.booleans(),
+        txn=TXN,
+    )
+    def update(
+        self,
+        who: int,
+        room: str,
+        topic: str | None,
+        slow_mode: int | None,
+        archived: bool | None,
+        txn: str | None,
+    ) -> None:
+        peer = self.peer(who)
+        asked: dict[str, Any] = {"topic": topic, "slow_mode": slow_mode, "archived": archived}
+        fields = {name: value for name, value in asked.items() if value is not None}
+        if not fields:
+            fields = {"topic": "none"}
+        self.ask(peer, "update", room, Happened(peer.user, "room", fields=fields), txn, **fields)
+
+    @rule(who=WHO, room=ANYWHERE, back=st.integers(-1, 9))
+    def report(self, who: int, room: str, back: int) -> None:
+        peer = self.peer(who)
+        here = self.model.rooms.get(room, Here("direct"))
+        messages = here.messages()
+        seq, _, _, erased = messages[-1 - back] if 0 <= back < len(messages) else (0, "", 0, True)
+        answer = self.run(peer.talk.do("report", room=room, seq=seq, reason=f"{peer.user} says"))
+        code = "not_found" if erased else ""
+        if peer.user not in here.members():
+            code = here.outside(peer.user, self.model.now)
+        assert answer.get("error", {}).get("code", "") == code
+        if not code and (seq, peer.user) not in [each[:2] for each in here.reports]:
+            here.reports.append((seq, peer.user, f"{peer.user} says"))
+
+    @rule(seconds=st.integers(1, 60))
+    def wait(self, seconds: int) -> None:
+        """Bans and mutes end by the clock, and turns come."""
+        self.clock.advance(seconds)
+        self.model.now += seconds
+
+    @rule(user=WHOM)
+    def another_device(self, user: str) -> None:
+        if len(self.peers) < 7:
+            self.run(self._connect(user))
+
+    @rule(who=WHO)
+    def hang_up(self, who: int) -> None:
+        if len(self.peers) > 3:
+            self.peers.pop(who % len(self.peers)).link.hang_up()
+
+    @rule(who=WHO, room=ANYWHERE, before=st.none() | st.integers(1, 60), limit=st.integers(1, 9))
     def history(self, who: int, room: str, before: int | None, limit: int) -> None:
-        peer = self.peers[who % len(self.peers)]
+        peer = self.peer(who)
+        here = self.model.rooms.get(room)
         fields: dict[str, object] = {"room": room, "limit": limit}
         if before is not None:
             fields["before"] = before
         page = self.run(peer.talk.do("history", **fields))
-        expected = [
-            each for each in self.model.messages(room) if before is None or each[0] < before
-        ]
+        code = here.reads(peer.user, self.model.now) if here else "not_found"
+        assert page.get("error", {}).get("code", "") == code
+        if code or here is None:
+            return
+        expected = [each for each in here.messages() if before is None or each[0] < before]
         shown = min(limit, 7)
         assert folded(page["messages"]) == expected[-shown:]
         assert page["complete"] == (len(expected) <= shown)
         self.run(self.read_up(peer))
-        if room in peer.held:  # all that happened, folded, is what the page shows of it
-            seqs = {message["seq"] for message in page["messages"]}
-            mine = [WIRE.encode(each) for each in peer.held[room] if each.seq in seqs]
-            assert [orjson.loads(frame) for frame in mine] == page["messages"]
+        self.compare_page(peer, room, page["messages"])
 
-    @rule(who=st.integers(0, 9))
+    @rule(
+        who=WHO,
+        room=ANYWHERE,
+        kinds=st.sets(st.sampled_from(["message", "edit", "delete", "member", "room"]), min_size=1),
+        after=st.none() | st.integers(0, 40),
+    )
+    def audit(self, who: int, room: str, kinds: set[str], after: int | None) -> None:
+        """Whoever keeps order reads what was done, and nobody else does."""
+        peer = self.peer(who)
+        here = self.model.rooms.get(room)
+        fields: dict[str, object] = {} if after is None else {"after": after}
+        page = self.run(peer.talk.do("history", room=room, types=sorted(kinds), **fields))
+        code = here.reads(peer.user, self.model.now) if here else "not_found"
+        if here and kinds != {"message"}:
+            role = here.members().get(peer.user)
+            inside = "" if role in ("owner", "moderator") else "forbidden"
+            code = inside if role else here.outside(peer.user, self.model.now)
+        assert page.get("error", {}).get("code", "") == code
+        if code or here is None:
+            return
+        words = {"message", "edit", "delete", "room"}
+        seqs = [
+            seq
+            for seq, each in enumerate(here.log, 1)
+            if (each.word if each.word in words else "member") in kinds and seq > (after or 0)
+        ]
+        told = sorted(each["seq"] for each in [*page["messages"], *page.get("events", [])])
+        assert told == (seqs[-7:] if after is None else seqs[:7])
+        for event in page.get("events", []):
+            expected = here.log[event["seq"] - 1].told()
+            assert {key: event.get(key) for key in expected} == expected
+
+    @rule(who=WHO, room=ANYWHERE)
+    def list_reports(self, who: int, room: str) -> None:
+        peer = self.peer(who)
+        here = self.model.rooms.get(room, Here("direct"))
+        reply = self.run(peer.talk.do("reports", room=room, after=0, limit=3))
+        if here.members().get(peer.user) in ("owner", "moderator"):
+            told = [(each["seq"], each["username"], each["reason"]) for each in reply["reports"]]
+            assert (told, reply["complete"]) == (here.reports[:3], len(here.reports) <= 3)
+        else:
+            outside = here.outside(peer.user, self.model.now)
+            code = "forbidden" if peer.user in here.members() else outside
+            assert reply["error"]["code"] == code
+
+    @rule(who=WHO)
+    def list_rooms(self, who: int) -> None:
+        peer = self.peer(who)
+        rooms: list[dict[str, Any]] = []
+        complete = False
+        while not complete:
+            after = {"after": rooms[-1]["name"]} if rooms else {}
+            reply = self.run(peer.talk.do("rooms", **after))
+            rooms, complete = rooms + reply["rooms"], reply["complete"]
+        assert {each["name"]: each.get("role") for each in rooms} == {
+            name: here.roles.get(peer.user)
+            for name, here in self.model.rooms.items()
+            if here.kind == "public" or peer.user in here.roles
+        }
+
+    @rule(who=WHO)
     def read(self, who: int) -> None:
         """Whoever has not read until now was slow, and has missed nothing."""
-        self.run(self.read_up(self.peers[who % len(self.peers)]))
+        self.run(self.read_up(self.peer(who)))
 
     # What must hold.
 
@@ -345,7 +672,7 @@ class Machine(RuleBasedStateMachine):
             return
         peer.seen[room] += 1
         assert event["seq"] == peer.seen[room], "each event once, in order, without a hole"
-        what = self.model.logs[room][event["seq"] - 1]
+        what = self.model.rooms[room].log[event["seq"] - 1]
         assert event["sender"] == what.who
         if what.by and not event.get("erased"):
             # It came before its deletion, which must be still to come.
@@ -357,10 +684,22 @@ class Machine(RuleBasedStateMachine):
             told = WIRE.told(orjson.dumps(event))
             assert isinstance(told, Durable)
             peer.held[room] = fold([*peer.held[room], told])
+        if room in peer.members and event["event"] == "member":
+            if event["action"] in ("join", "role"):
+                peer.members[room][event["username"]] = event["role"]
+            elif event["action"] in ("leave", "kick", "ban"):
+                peer.members[room].pop(event["username"], None)
+
+    def compare_page(self, peer: Peer, room: str, page: list[dict[str, Any]]) -> None:
+        """All that happened, folded, is what the page shows of it."""
+        if room in peer.held:
+            seqs = {message["seq"] for message in page}
+            mine = [WIRE.encode(each) for each in peer.held[room] if each.seq in seqs]
+            assert [orjson.loads(frame) for frame in mine] == page
 
     async def read_up(self, peer: Peer) -> None:
         """Read until the peer has all that there is."""
-        while any(seen < len(self.model.logs[room]) for room, seen in peer.seen.items()):
+        while any(seen < len(self.model.rooms[room].log) for room, seen in peer.seen.items()):
             event = await peer.talk.event()
             if "seq" in event:
                 self.compare(peer, event)
@@ -372,12 +711,27 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def the_log_is_the_model(self) -> None:
         """Dense, and each thing once."""
-        if not hasattr(self, "chat"):
+        if not hasattr(self, "witness"):
             return
-        for room, log in self.model.logs.items():
+        for room, here in self.model.rooms.items():
             first, head, events = self.chat._repository.head(room, 1_000)  # noqa: SLF001
-            assert (first, head) == (1, len(log))
-            assert [event.seq for event in events] == [*range(1, len(log) + 1)]
+            assert (first, head) == (1, len(here.log))
+            assert [event.seq for event in events] == [*range(1, len(here.log) + 1)]
+
+    @invariant()
+    def who_applied_all_events_has_what_is_asked_for_afresh(self) -> None:
+        """The messages of a room, and its members."""
+        if not hasattr(self, "witness"):
+            return
+        self.run(self.read_up(self.witness))
+        for room in ROOMS:
+            talk, here = self.witness.talk, self.model.rooms[room]
+            page = self.run(talk.do("history", room=room))["messages"]
+            assert folded(page) == here.messages()[-7:]
+            self.compare_page(self.witness, room, page)
+            listed = self.run(talk.do("members", room=room))["members"]
+            assert {each["username"]: each["role"] for each in listed} == here.members()
+            assert self.witness.members[room] == here.members()
 
 
 class OnMemory(Machine):

@@ -20,7 +20,7 @@ from alembic.script import ScriptDirectory
 
 from chatcore.errors import SchemaError
 from chatcore.events import Stored
-from chatcore.model import Draft
+from chatcore.model import Draft, Room, User
 from chatcore.repository.sql import SqliteRepository
 from chatcore.repository.sql.migrate import NEWEST, VERSION_TABLE, downgrade, migrate, upgrade
 from chatcore.repository.sql.schema import metadata
@@ -222,4 +222,76 @@ def test_a_database_of_the_first_step_goes_up_and_back_with_its_data(tmp_path: P
     repository = SqliteRepository(path)
     repository.open()
     assert [event.seq for event in repository.read("lobby", 0, 9, 9)] == [1, 2, 3, 4, 5, 6, 7]
+    repository.close()
+
+
+SECOND = (
+    FIRST.replace("}')", "}', NULL)")
+    + """
+INSERT INTO events VALUES
+  (5, 1, 5, 'edit', 1, 5000, 2, 15, '{"target":3,"content":"III"}', 3),
+  (6, 1, 6, 'delete', 2, 6000, 2, 16, '{"target":4,"reason":"spam"}', 4);
+UPDATE events SET body = '{"content":"","erased":true}' WHERE seq = 4;
+UPDATE rooms SET head = 6;
+UPDATE members SET role = 'owner' WHERE user_id = 1;
+"""
+)
+
+
+def test_a_database_of_the_second_step_goes_up_and_back_with_its_data(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    engine = sa.create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        upgrade(connection, "0002")
+        second = things(connection)
+    with contextlib.closing(sqlite3.connect(path)) as plain:
+        plain.executescript(SECOND)
+    everything = "SELECT seq, kind, sender_id, timestamp, messages, draft, body, target FROM events"
+    before, shown = rows(path, everything), rows(path, "SELECT * FROM messages")
+
+    repository = SqliteRepository(path, check="always")
+    repository.claim()
+    repository.open()
+    assert (before, shown) == (rows(path, everything), rows(path, "SELECT * FROM messages"))
+    room = repository.room("lobby")
+    assert room == Room("lobby", title="Lobby")
+    assert repository.place("lobby", "ada") == ("owner", None)
+    assert repository.add_user(User("cyd", "Cyd"), None)
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def draft(kind: str, **body: object) -> Draft:
+        return Draft(room=room, sender="ada", kind=kind, body=body, timestamp=at)
+
+    until = "2030-01-01T00:00:00.000Z"
+    outcomes = repository.append(
+        [
+            draft("room", title="Hall", slow_mode=9, archived=True),
+            draft("member", username="bob", action="role", role="moderator"),
+            draft("member", username="bob", action="ban", until=until, reason="spam"),
+            draft("member", username="cyd", action="invite"),
+        ]
+    )
+    assert all(isinstance(outcome, Stored) for outcome in outcomes)
+    assert repository.report("lobby", 3, "cyd", "rude", at)
+    repository.close()
+
+    with engine.begin() as connection:
+        downgrade(connection, "0002")
+        assert second == things(connection)
+        assert connection.exec_driver_sql("PRAGMA foreign_key_check").all() == []
+    assert rows(path, everything)[:6] == before
+    assert [(row[0], row[1], row[6]) for row in rows(path, everything)[6:]] == [
+        (7, "member", '{"username":"ada","action":"update"}'),
+        (8, "member", '{"username":"bob","action":"role","role":"moderator"}'),
+        (9, "member", '{"username":"bob","action":"ban"}'),
+        (10, "member", '{"username":"cyd","action":"invite"}'),
+    ], "each has its place, and nothing that was not known"
+    assert rows(path, "SELECT user_id, role FROM members") == [(1, "owner")]
+    assert rows(path, "SELECT title FROM rooms") == [("Hall",)]
+    engine.dispose()
+    repository = SqliteRepository(path)
+    repository.open()
+    assert [event.seq for event in repository.read("lobby", 0, 99, 99)] == [*range(1, 11)]
+    assert repository.room("lobby") == Room("lobby", title="Hall")
+    assert repository.place("lobby", "bob") == (None, None), "who is banned no more"
     repository.close()

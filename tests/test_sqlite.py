@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from chatcore.errors import OutcomeUnknown, SchemaError, StorageFull, Unavailable
 from chatcore.events import Stored
-from chatcore.model import Draft, Room, User
+from chatcore.model import Draft, Limits, Room, User
 from chatcore.repository.sql import SqliteRepository
 from tests.database import refusing_commits, statements
 
@@ -69,6 +69,10 @@ def member(action: str, **body: object) -> Draft:
     return draft("member", {"username": "ada", "action": action, **body})
 
 
+def upon(username: str, action: str, **more: Any) -> Draft:
+    return draft("member", {"username": username, "action": action}, **more)
+
+
 @contextlib.contextmanager
 def plain(path: Path) -> Iterator[sqlite3.Connection]:
     """What anybody has who opens the file."""
@@ -105,6 +109,31 @@ def test_a_batch_takes_as_many_statements_whatever_its_size(repository: SqliteRe
     few, many = (statements_for(repository, batch(size)) for size in (5, 300))
     assert few == many
     assert len(few) < 12
+
+
+def test_so_does_a_batch_that_keeps_order(repository: SqliteRepository) -> None:
+    names = [f"bob{number}" for number in range(100)]
+    for name in names:
+        repository.add_user(User(name, name), None)
+    repository.append([member("leave"), member("join", role="owner")])
+
+    def batch(people: list[str]) -> list[Draft]:
+        return [
+            done
+            for number, name in enumerate(people)
+            for done in (
+                draft("room", {"topic": str(number), "slow_mode": number}),
+                upon(name, "invite", limits=Limits()),
+                *(upon(name, action) for action in ("mute", "kick", "ban", "unban")),
+                upon(name, "invite"),
+            )
+        ]
+
+    few, many = (statements_for(repository, batch(people)) for people in (names[:2], names[2:]))
+    assert few == many
+    assert len(few) < 10
+    alone = statements_for(repository, [say("hello")])
+    assert len(alone) == 4, "a message is judged, stored and counted, and its sender has read it"
 
 
 # One server for each file.
@@ -391,6 +420,36 @@ def test_an_edit_is_found_by_an_index(repository: SqliteRepository, path: Path) 
             assert not [step for step in steps if step.startswith("SCAN events")], steps
             found += any(by_target in step for step in steps)
     assert found == 5, "two pages, what two batches load, and the edits that are erased"
+
+
+def test_what_was_done_in_a_room_and_who_owns_it_are_found_by_an_index(
+    repository: SqliteRepository, path: Path
+) -> None:
+    """However many messages and members it has."""
+    repository.append([say("two"), member("leave"), member("join", role="owner")])
+    with statements() as asked:
+        for newest in (True, False):
+            repository.events("lobby", ["member", "room"], 0, 9, 9, newest=newest)
+        repository.reports("lobby", 0, 9)
+        repository.place("lobby", "ada")
+        repository.append([member("leave")])  # which needs another owner
+        repository.append([say("five")])
+    used = (
+        "events USING INDEX ix_events_audit (room_id=? AND seq>? AND seq<?)",
+        "members USING COVERING INDEX ix_members_owners (room_id=? AND role=?)",
+        "reports USING PRIMARY KEY (room_id=? AND number>?)",
+        "restraints USING PRIMARY KEY (room_id=? AND user_id=?)",
+    )
+    found = dict.fromkeys(used, 0)
+    with plain(path) as connection:
+        for statement in asked:
+            plan = connection.execute(f"EXPLAIN QUERY PLAN {statement}").fetchall()
+            steps = [step[-1] for step in plan]
+            tables = ("events", "members", "reports", "restraints")
+            assert not [step for step in steps if step in {f"SCAN {name}" for name in tables}]
+            for each in used:
+                found[each] += any(each in step for step in steps)
+    assert [*found.values()] == [2, 2, 1, 3]
 
 
 # For who reads with plain SQL, as the first chatroom could be read.

@@ -56,7 +56,7 @@ from chatcore.events import (
     Told,
 )
 from chatcore.follower import Follower
-from chatcore.model import Limits, Membership, Rate, User
+from chatcore.model import INVITED, Limits, Membership, Rate, User
 from chatcore.names import room_name
 from chatcore.participant import Participant, R
 
@@ -64,21 +64,23 @@ __all__ = ["Backoff", "CannotConnect", "Client", "connect"]
 
 CONNECT_SECONDS = 5.0
 """How long an address has to answer with its hello."""
+PUT_OFF_SECONDS = 1.0
+"""What a command may be put off by the server, beyond its rate, without its caller being told."""
 LOGIN_SECONDS = 30.0
 """How long it may then check a password; many may wait for theirs."""
 
-_ONCE = commands.Send | commands.Edit | commands.Delete
+_ONCE = commands.Send | commands.Edit | commands.Delete | commands.Upon | commands.Update
 """Commands that get a txn_id."""
 _REPEATABLE = (
-    commands.Send
-    | commands.Edit
-    | commands.Delete
-    | commands.Leave
+    commands.Durable
+    | commands.Direct
     | commands.Join
     | commands.Rooms
     | commands.History
     | commands.Who
     | commands.Members
+    | commands.Report
+    | commands.Reports
     | commands.Ping
 )
 """Commands that do no harm the second time: they have a txn_id, or change nothing twice."""
@@ -161,6 +163,13 @@ class _Pace:
         if self.rate is not None:
             self._due = max(self._due, now) + 1 / self.rate.rate
 
+    def explains(self, refusal: RateLimited | Unavailable) -> bool:
+        """Say whether it is worth waiting for: not for a room's slow mode, which may be long."""
+        if isinstance(refusal, Unavailable) or refusal.retry_after is None:
+            return True
+        token = 1 / self.rate.rate if self.rate is not None else 0.0
+        return refusal.retry_after <= max(token, PUT_OFF_SECONDS)
+
     def pause(self, until: float) -> None:
         self._not_before = max(self._not_before, until)
 
@@ -175,9 +184,10 @@ class Client(Participant):
     `asyncio.timeout` where waiting must have an end.
 
     `send` and `edit` keep to the rate that the server told, and wait where the server asks
-    them to.  What follows must await what comes first in two cases: a send that the server
-    put off may come after those that were under way behind it, and commands other than
-    `send`, `edit`, `delete` and `leave` do not wait for those.
+    them to; a room's slow mode makes them wait for nothing, and raise RateLimited.  What
+    follows must await what comes first in two cases: a send that the server put off may
+    come after those that were under way behind it, and commands that read, join or log in
+    or out do not wait for those that change a room.
 
     Between events the iteration has notices: Reconnecting, Connected, and for each
     room then Resumed, Reset or Lost.  It ends when the server will not have the
@@ -469,7 +479,8 @@ class Client(Participant):
         if not self._opened.done():
             self._opened.set_result(None)
             return
-        for join in self._follower.resume({each.room.name for each in self._memberships}):
+        mine = {each.room.name for each in self._memberships if each.role != INVITED}
+        for join in self._follower.resume(mine):
             self._ask_myself(join)
         self._changed.set()
 
@@ -556,7 +567,7 @@ class Client(Participant):
     def _answered(self, asked: _Asked, outcome: Reply | ChatError) -> None:
         self._unanswered -= 1
         if isinstance(asked.command, commands.Durable):
-            if isinstance(outcome, RateLimited | Unavailable):
+            if isinstance(outcome, RateLimited | Unavailable) and self._pace.explains(outcome):
                 self._once_more(asked, outcome)
                 return
             if isinstance(asked.command, commands.Leave):

@@ -9,13 +9,14 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, Generic, Self, TypeAlias, TypeVar, assert_never
+from typing import Any, Generic, Self, TypeAlias, TypeVar
 
-from attrs import frozen
+from attrs import evolve, frozen
 
-from chatcore import auth, commands, model, names
+from chatcore import auth, commands, events, model, names, policy
 from chatcore.bus import LocalBus
 from chatcore.codec import JsonLines
+from chatcore.drafting import Drafting
 from chatcore.errors import (
     BadCredentials,
     ChatError,
@@ -23,14 +24,15 @@ from chatcore.errors import (
     Invalid,
     NotFound,
     NotMember,
-    RateLimited,
     Unavailable,
 )
 from chatcore.events import (
+    Acknowledged,
     Close,
     DeleteReply,
     Duplicate,
     Durable,
+    DurableReply,
     EditReply,
     HistoryReply,
     JoinReply,
@@ -38,15 +40,29 @@ from chatcore.events import (
     Member,
     MembershipChanged,
     MembersReply,
+    Message,
+    ReportsReply,
+    RoomChanged,
     RoomsReply,
     SendReply,
+    Stands,
     Stored,
     WhoReply,
 )
 from chatcore.feed import Listener
 from chatcore.hub import Hub
 from chatcore.journal import Journal
-from chatcore.model import LOBBY, Credentials, Draft, Limits, Membership, Room, User
+from chatcore.model import (
+    INVITED,
+    LOBBY,
+    Credentials,
+    Draft,
+    Limits,
+    Membership,
+    Room,
+    User,
+)
+from chatcore.moderation import Moderation
 from chatcore.pages import Pages
 from chatcore.policy import OpenPolicy, Rates
 from chatcore.ports import Authenticator, Bus, Clock, Outcome, Policy, Repository
@@ -55,6 +71,7 @@ from chatcore.readers import Readers
 from chatcore.roster import Roster
 
 T = TypeVar("T")
+A = TypeVar("A", bound=Acknowledged)
 
 LINGER_SECONDS = 3.0
 """What a connection has, at the end, to take what is on its way to it."""
@@ -62,7 +79,6 @@ WATCH_SECONDS = 0.5
 """How long the appending of another process may go unseen."""
 ROOMS_CACHED = 10_000
 WHO_NAMED = 1_000
-DurableReply: TypeAlias = SendReply | EditReply | DeleteReply | LeaveReply
 Done: TypeAlias = Callable[[DurableReply | ChatError], None]
 Observer: TypeAlias = Callable[[Durable], object]
 
@@ -84,16 +100,19 @@ def prepare(repository: Repository) -> None:
     repository.add_room(Room(LOBBY, title="Lobby"))
 
 
-_REPLIES: Mapping[type[commands.Durable], type[SendReply | EditReply | DeleteReply]] = {
-    commands.Send: SendReply,
-    commands.Edit: EditReply,
-    commands.Delete: DeleteReply,
+_REPLIES: Mapping[type[commands.Durable], Callable[..., DurableReply]] = {
+    commands.Send: events.SendReply,
+    commands.Edit: events.EditReply,
+    commands.Delete: events.DeleteReply,
+    commands.Update: events.UpdateReply,
+    commands.Invite: events.InviteReply,
+    commands.Kick: events.KickReply,
+    commands.Ban: events.BanReply,
+    commands.Unban: events.UnbanReply,
+    commands.Mute: events.MuteReply,
+    commands.Unmute: events.UnmuteReply,
+    commands.SetRole: events.SetRoleReply,
 }
-
-
-def _is_rated(command: commands.Durable) -> bool:
-    """Whether `limits.messages` is for it; to take something back is free."""
-    return isinstance(command, commands.Send | commands.Edit)
 
 
 class _Answer(Generic[T]):
@@ -114,7 +133,7 @@ class _Answer(Generic[T]):
         return await self._future
 
 
-class Chat:
+class Chat(Moderation):
     """Rooms, users and history on one repository.
 
     An asynchronous context manager: inside it has its threads and tasks, and after
@@ -150,7 +169,7 @@ class Chat:
         self._clock = clock
         self._bcrypt_cost = bcrypt_cost
         self._token_life = timedelta(days=token_days)
-        self._messages = Rates(self.limits.messages, "Slow down: too many messages")
+        self._drafting = Drafting(self._room, self._policy, self.limits, self._now)
         self._attempts = Rates(self.limits.attempts, "Too many attempts; wait a little")
         self._rooms: dict[str, Room] = {}
         self._observers: list[Observer] = []
@@ -196,6 +215,7 @@ class Chat:
         self._pages = Pages(self._repository, self._read, self.wire, self.limits)
         self.hub = Hub(self._repository, self._read, self._presence, self.limits)
         self._bus.subscribe(self.hub.deliver)
+        self._bus.subscribe(self._revise)
         self._bus.subscribe(self._observe)
         self._watching = asyncio.create_task(self._watch())
         return self
@@ -389,7 +409,10 @@ class Chat:
     async def rooms(
         self, user: User, *, after: str | None = None, limit: int | None = None
     ) -> RoomsReply:
-        """List the rooms that a user may see, by name."""
+        """List the rooms that a user may see, by name: public ones, and what they are in.
+
+        Or are invited to.
+        """
         self._check_open()
         limit = self._pages.clamp(limit)
         found = await self._read(self._repository.rooms, user.username, after or "", limit + 1)
@@ -400,18 +423,38 @@ class Chat:
     ) -> Room:
         """Create a room; its first event makes the user its owner.  Raises Invalid, Conflict."""
         command = commands.Create(room, kind, title, topic)
-        new = Room(
-            names.room_name(room),
-            kind,
-            model.line(title, "title", 100),
-            model.line(topic, "topic", 500),
-        )
+        name = names.room_name(room)
+        if names.is_direct(name):
+            raise Invalid("That room name is kept for the rooms of two people; choose another")
+        new = Room(name, kind, model.line(title, "title", 100), model.line(topic, "topic", 500))
         self._policy.check(user, command, new)
-        await self._append(self._membership_draft(user, new, "join", "owner", creates=True))
+        draft = self._drafting.joins(user, new, user.username, "owner", creates=True)
+        await self._append(draft)
         return new
 
+    async def direct(self, user: User, username: str) -> Room:
+        """Return the room of a user and another, for ever the same, with both of them in it.
+
+        Raises Invalid, NotFound, and Forbidden where either is in too many rooms.
+        """
+        try:
+            other = names.username(username)
+        except Invalid:
+            raise NotFound("There is no such user") from None
+        if other == user.username:
+            raise Invalid("A direct room is with somebody else")
+        pair = sorted((user.username, other))
+        room = Room(names.direct_room(*pair), "direct", ", ".join(pair))
+        self._policy.check(user, commands.Direct(username), room)
+        for who in (other, user.username):  # where the other cannot be, there is to be no room
+            role, _ = await self._read(self._repository.place, room.name, who)
+            if role is None:
+                with contextlib.suppress(Conflict):  # the other one asks at the same time
+                    await self._append(self._drafting.joins(user, room, who, creates=True))
+        return await self._room(room.name)
+
     async def memberships(self, user: User, token: Token | None = None) -> Sequence[Membership]:
-        """Return where a user stands in each of their rooms.
+        """Return where a user stands in each of their rooms, and the invitations that they have.
 
         Raises BadCredentials for a token, where one is given, that is not valid any more.
         """
@@ -434,38 +477,41 @@ class Chat:
     ) -> JoinReply:
         """Make a user a member, and subscribe a connection where one is given.
 
+        A private room needs an invitation.
+
         With `since`, `events` is the log's first page after it, where that can be;
         else the newest messages, at most `history`.  Either way the listener gets
         next what follows, and nothing before the caller next awaits.
 
-        Raises NotFound, Forbidden, Unavailable.
+        Raises NotFound, Banned, Forbidden, Unavailable.
         """
+        command = commands.Join(room, since, history)
         found = await self._room(room)
-        self._policy.check(user, commands.Join(room, since, history), found)
         async with self.hub.feed(found.name) as feed:
             # With the feed held, a membership that ends meanwhile is noted there.
             membership = await self._membership(found, user, feed.head)
-            if membership is None:
-                if found.kind != "public":
-                    raise NotFound("There is no such room")
+            if membership is None or membership.role == INVITED:
+                await self._check("join", user, command, found)
                 with contextlib.suppress(Conflict):  # joined on another connection, just before
-                    draft = self._membership_draft(user, found, "join", "member")
+                    draft = self._drafting.joins(user, found, user.username)
                     await self.hub.reach(feed, await self._append(draft))
                 membership = await self._membership(found, user, feed.head)
-                if membership is None:
+                if membership is None or membership.role == INVITED:
                     raise NotMember("You must join the chat first")
+            else:
+                self._policy.check(user, command, found)
             missed = await self._pages.missed(feed, found.epoch, since, membership.head)
             if missed is None:
                 cursor = membership.head
-                events: Sequence[Durable] = await self._pages.newest(feed, cursor, history)
+                given: Sequence[Durable] = await self._pages.newest(feed, cursor, history)
             else:
                 assert since is not None
                 cursor = missed[-1].seq if missed else since.seq
-                events = missed
+                given = missed
             if listener is not None:
                 self.hub.subscribe(listener, feed, cursor, membership.head)
             return JoinReply(
-                found,
+                membership.room,
                 membership.role,
                 found.epoch,
                 feed.first,
@@ -473,12 +519,17 @@ class Chat:
                 membership.read,
                 membership.unread,
                 recovered=missed is not None,
-                events=events,
+                events=given,
             )
 
     async def leave(self, user: User, room: str) -> None:
-        """End a membership.  Raises NotFound, NotMember, Unavailable."""
-        await self._settle(user, commands.Leave(room))
+        """End a membership, or decline an invitation.
+
+        Raises NotFound, NotMember, Unavailable, and Conflict for a room's only owner.
+        """
+        answer: _Answer[DurableReply] = _Answer()
+        await self.submit(user, commands.Leave(room), answer.settle)
+        await answer.wait()
 
     # Messages.
 
@@ -493,9 +544,7 @@ class Chat:
         Raises Invalid, TooLarge, NotFound, NotMember, RateLimited, TxnConflict,
         StorageFull, and Unavailable, after which the same txn_id may be sent again.
         """
-        reply = await self._settle(user, commands.Send(room, content, txn_id))
-        assert isinstance(reply, SendReply)
-        return reply
+        return await self._settle(user, commands.Send(room, content, txn_id), SendReply)
 
     async def edit(
         self, user: User, room: str, seq: int, content: str, *, txn_id: str | None = None
@@ -505,9 +554,7 @@ class Chat:
         Raises as `send` does, NotFound too where there is no such message or it was
         deleted, and Forbidden where it is another's.
         """
-        reply = await self._settle(user, commands.Edit(room, seq, content, txn_id))
-        assert isinstance(reply, EditReply)
-        return reply
+        return await self._settle(user, commands.Edit(room, seq, content, txn_id), EditReply)
 
     async def delete(
         self,
@@ -526,14 +573,14 @@ class Chat:
         Raises Invalid, NotFound, NotMember, Forbidden, TxnConflict, StorageFull, and
         Unavailable, after which it may be asked for again.
         """
-        reply = await self._settle(user, commands.Delete(room, seq, reason, txn_id))
-        assert isinstance(reply, DeleteReply)
-        return reply
+        return await self._settle(user, commands.Delete(room, seq, reason, txn_id), DeleteReply)
 
-    async def _settle(self, user: User, command: commands.Durable) -> DurableReply:
+    async def _settle(self, user: User, command: commands.Durable, expected: type[A]) -> A:
         answer: _Answer[DurableReply] = _Answer()
         await self.submit(user, command, answer.settle)
-        return await answer.wait()
+        reply = await answer.wait()
+        assert isinstance(reply, expected)
+        return reply
 
     async def submit(self, user: User, command: commands.Durable, done: Done) -> None:
         """Hand a durable command to the log, and return without waiting for its commit.
@@ -542,10 +589,11 @@ class Chat:
         goes to anyone.  It must not raise.  Commands commit in the order in which
         these calls return.  Raises what can be refused at once.
         """
-        draft = await self._draft(user, command)
+        draft = await self._drafting.draft(user, command)
         reply = _REPLIES.get(type(command), SendReply)
 
         def settled(outcome: Outcome) -> None:
+            self._drafting.settled(command, draft, outcome)
             match outcome:
                 case ChatError():
                     done(outcome)
@@ -554,8 +602,6 @@ class Chat:
                 case Stored(event=event):
                     done(reply(event.room, event.seq, event.timestamp))
                 case Duplicate(seq=seq, timestamp=timestamp):
-                    if _is_rated(command) and not isinstance(draft.refusal, RateLimited):
-                        self._messages.give_back(user.username)
                     done(reply(draft.room.name, seq, timestamp, duplicate=True))
 
         self._journal.append(draft, settled)
@@ -567,65 +613,6 @@ class Chat:
         """
         self._journal.after_answers(call)
 
-    async def _draft(self, user: User, command: commands.Durable) -> Draft:
-        # What can be refused without the room is, whether there is such a room or not.
-        most = self.limits.content_chars
-        match command:
-            case commands.Leave():
-                room = await self._room(command.room)
-                self._policy.check(user, command, room)
-                return self._membership_draft(user, room, "leave")
-            case commands.Send(content=text):
-                return await self._said(
-                    user, command, "message", {"content": model.content(text, most)}
-                )
-            case commands.Edit(seq=target, content=text):
-                body: dict[str, object] = {"target": target, "content": model.content(text, most)}
-                return await self._said(user, command, "edit", body)
-            case commands.Delete(seq=target, reason=reason):
-                body = {"target": target}
-                if reason is not None:
-                    body["reason"] = model.line(reason, "reason", 500)
-                return await self._said(user, command, "delete", body)
-            case _:
-                assert_never(command)
-
-    async def _said(
-        self,
-        user: User,
-        command: commands.Send | commands.Edit | commands.Delete,
-        kind: str,
-        body: Mapping[str, object],
-    ) -> Draft:
-        """Return a draft that may be asked for again, if it has a txn_id.
-
-        It then takes its refusals along, for the log to look first whether it is known.
-        """
-        refusal: ChatError | None = None
-        try:
-            if _is_rated(command):
-                self._messages.take(user.username)
-        except RateLimited as error:
-            if command.txn_id is None:
-                raise
-            refusal = error
-        room = await self._room(command.room)
-        try:
-            self._policy.check(user, command, room)
-        except ChatError as error:
-            if command.txn_id is None:
-                raise
-            refusal = error
-        return Draft(
-            room=room,
-            sender=user.username,
-            kind=kind,
-            body=body,
-            timestamp=self._now(),
-            txn_id=command.txn_id,
-            refusal=refusal,
-        )
-
     async def history(
         self,
         user: User,
@@ -635,20 +622,56 @@ class Chat:
         after: int | None = None,
         around: int | None = None,
         limit: int | None = None,
+        types: Sequence[str] | None = None,
     ) -> HistoryReply:
         """Return a page of messages in seq order, the newest where no edge is given.
 
         `before` and `after` are exclusive; `around` has its message in the middle.
         `limit` counts messages, and each is as it is now, edited or erased.  `complete`
-        says that there are no more in the direction asked for.  Raises Invalid, NotFound,
-        Unavailable.
+        says that there are no more in the direction asked for.  With `types` the page has
+        those kinds of events, as the log has them; all but `message` are for moderators.
+
+        Raises Invalid, NotFound, Banned, Forbidden, Unavailable.
         """
-        command = commands.History(room, before, after, around, limit)
-        found = await self._readable(user, command)
+        kinds = tuple(types) if types is not None else None
+        command = commands.History(room, before, after, around, limit, kinds)
+        action = "audit" if {*(kinds or ())} - {"message"} else "read"
+        found = await self._readable(user, command, action)
         async with self.hub.feed(found.name) as feed:
             head = feed.head
-            messages, complete = await self._pages.history(feed, head, command)
-            return HistoryReply(messages, found.epoch, feed.first, head, complete)
+            page, complete = await self._pages.history(feed, head, command)
+            if user.username in feed.ended:  # meanwhile: what was read may not pass any more
+                await self._check(action, user, command, found)
+            messages = [event for event in page if isinstance(event, Message)]
+            others = tuple(event for event in page if not isinstance(event, Message))
+            return HistoryReply(messages, found.epoch, feed.first, head, complete, others)
+
+    # What moderators are told.
+
+    async def report(self, user: User, room: str, seq: int, reason: str) -> None:
+        """Tell a room's moderators of a message; the first report of each user counts.
+
+        Raises Invalid, NotFound, NotMember, RateLimited.
+        """
+        command = commands.Report(room, seq, reason)
+        self._drafting.take(user)
+        text = model.line(reason, "reason", 500)
+        if not text:
+            raise Invalid("A report has a reason")
+        found = await self._readable(user, command, "report")
+        now = self._now()
+        report = self._repository.report
+        if not await self._journal.write(report, found.name, seq, user.username, text, now):
+            raise NotFound("There is no such message")
+
+    async def reports(
+        self, user: User, room: str, *, after: int | None = None, limit: int | None = None
+    ) -> ReportsReply:
+        """List what a room's moderators were told of, by number.  Raises NotFound, Forbidden."""
+        found = await self._readable(user, commands.Reports(room, after, limit), "reports")
+        limit = self._pages.clamp(limit)
+        listed = await self._read(self._repository.reports, found.name, after or 0, limit + 1)
+        return ReportsReply(listed[:limit], complete=len(listed) <= limit)
 
     # People.
 
@@ -678,6 +701,12 @@ class Chat:
         self._observers.append(observer)
         return lambda: self._observers.remove(observer)
 
+    def _revise(self, batch: Sequence[Durable]) -> None:
+        """Keep what is known of rooms up to date."""
+        for event in batch:
+            if isinstance(event, RoomChanged) and event.room in self._rooms:
+                self._rooms[event.room] = evolve(self._rooms[event.room], **event.changes)
+
     def _observe(self, batch: Sequence[Durable]) -> None:
         if self._observers:
             loop = asyncio.get_running_loop()
@@ -691,35 +720,19 @@ class Chat:
         """Announce what committed: to the rooms, then to those whose membership changed."""
         self._bus.publish([stored.event for _, stored in batch])
         for draft, stored in batch:
-            match stored.event:
-                case Member(username=username, action=action, role=role, seq=seq):
+            match stored.event, stored.stands:
+                case Member(username=username, action=action, seq=seq), Stands() as stands:
                     change = MembershipChanged(
-                        draft.room,
+                        self._rooms.get(draft.room.name, draft.room),
                         change=action,
-                        epoch=draft.room.epoch,
+                        epoch=stored.epoch,
                         first=stored.first,
                         head=seq,
-                        read=seq if role else 0,
-                        unread=0,
-                        role=role,
+                        read=stands.read,
+                        unread=stands.unread,
+                        role=stands.role,
                     )
                     self.hub.tell(username, change)
-
-    def _membership_draft(
-        self, user: User, room: Room, action: str, role: str | None = None, *, creates: bool = False
-    ) -> Draft:
-        body: dict[str, object] = {"username": user.username, "action": action}
-        if role is not None:
-            body["role"] = role
-        return Draft(
-            room=room,
-            sender=user.username,
-            kind="member",
-            body=body,
-            timestamp=self._now(),
-            creates=creates,
-            limits=self.limits if action == "join" else None,
-        )
 
     async def _append(self, draft: Draft) -> int:
         """Append one draft, wait for its commit, and return its seq."""
@@ -746,14 +759,25 @@ class Chat:
         return room
 
     async def _readable(
-        self, user: User, command: commands.History | commands.Who | commands.Members
+        self,
+        user: User,
+        command: commands.History
+        | commands.Who
+        | commands.Members
+        | commands.Report
+        | commands.Reports,
+        action: str = "read",
     ) -> Room:
-        """Find a room that a user may read.  Raises NotFound, Forbidden."""
+        """Find a room that a user may read, or do this in.  Raises NotFound, Forbidden."""
         room = await self._room(command.room)
-        if room.kind != "public" and await self._membership(room, user, None) is None:
-            raise NotFound("There is no such room")
-        self._policy.check(user, command, room)
+        await self._check(action, user, command, room)
         return room
+
+    async def _check(self, action: str, user: User, command: commands.Command, room: Room) -> None:
+        """Ask the table, and then the host's policy, which might tell that there is a room."""
+        role, restraint = await self._read(self._repository.place, room.name, user.username)
+        policy.check(action, room, role, restraint, self._now())
+        self._policy.check(user, command, room)
 
     async def _membership(self, room: Room, user: User, upto: int | None) -> Membership | None:
         return await self._read(self._repository.membership, room.name, user.username, upto)

@@ -7,10 +7,10 @@ fails becomes one Invalid with a sentence that says where.
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from math import ceil
 from types import NoneType
 from typing import Any, get_args
@@ -21,7 +21,7 @@ from attrs import fields_dict, has
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
 from chatcore import events, model
-from chatcore.commands import Command, Request
+from chatcore.commands import Command, Request, word
 from chatcore.errors import ChatError, Internal, Invalid, TooLarge, UnknownCommand
 from chatcore.events import Answer, Bye, Durable, Event, Hello, Other, Page, Reply, Told
 from chatcore.model import INTEGERS, RequestId
@@ -78,7 +78,7 @@ class JsonLines:
     def command(self, command: Command, id: RequestId | None) -> bytes:
         """Write one frame.  Raises Invalid for a text that UTF-8 has no bytes for."""
         fields = _out.unstructure(command)
-        frame = {"cmd": type(command).__name__.lower(), **fields}
+        frame = {"cmd": word(type(command)), **fields}
         if id is not None:
             frame["id"] = id
         try:
@@ -167,6 +167,19 @@ def _strict(accepted: type) -> Callable[[Any, Any], Any]:
     return check
 
 
+def _moment(value: Any, _: Any) -> datetime:
+    if type(value) is str:
+        with contextlib.suppress(ValueError):
+            return datetime.fromisoformat(value)
+    raise TypeError("expected a timestamp")
+
+
+def _strings(value: Any, _: Any) -> tuple[str, ...]:
+    if type(value) is not list or not all(type(each) is str for each in value):
+        raise TypeError("expected an array of strings")
+    return tuple(value)
+
+
 _WORDS = {str: "a string", int: "an integer", bool: "true or false"}
 
 
@@ -174,6 +187,8 @@ def _incoming(detailed: bool) -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=detailed)
     for type_ in (str, int, bool):
         converter.register_structure_hook(type_, _strict(type_))
+    converter.register_structure_hook(datetime, _moment)
+    converter.register_structure_hook_func(lambda t: t == tuple[str, ...], _strings)
 
     def present(optional: Any) -> Callable[[Any, Any], Any]:
         # Left out is not null: an optional field that is there has a value.
@@ -202,7 +217,7 @@ def _incoming(detailed: bool) -> cattrs.Converter:
 
 def _structures(converter: cattrs.Converter) -> Mapping[str, tuple[type, Any]]:
     return {
-        command.__name__.lower(): (command, converter.get_structure_hook(command))
+        word(command): (command, converter.get_structure_hook(command))
         for command in get_args(Command)
     }
 
@@ -248,16 +263,9 @@ def _words(error: BaseException, _: type | None) -> str:
 # Out: events and replies to JSON values.
 
 
-@functools.lru_cache(maxsize=64)  # an event's is that of the reply, just before
-def _timestamp(moment: datetime) -> str:
-    if moment.tzinfo is not UTC:
-        moment = moment.astimezone(UTC)
-    return moment.isoformat("T", "milliseconds")[:-6] + "Z"  # in place of +00:00
-
-
 def _outgoing() -> cattrs.Converter:
     converter = cattrs.Converter(omit_if_default=False)
-    converter.register_unstructure_hook(datetime, _timestamp)
+    converter.register_unstructure_hook(datetime, model.rfc3339)
 
     def fields_of(class_: Any) -> Callable[[Any], dict[str, Any]]:
         # A default on a command or an event means "left out when so", and only there.
@@ -281,10 +289,19 @@ def _outgoing() -> cattrs.Converter:
 
     converter.register_unstructure_hook_factory(has, fields_of)
     converter.register_unstructure_hook_func(lambda t: t == Sequence[Durable], page_of)
-    converter.register_unstructure_hook(
-        model.Room,
-        make_dict_unstructure_fn(model.Room, converter, epoch=override(omit=True)),
-    )
+    for room in (model.Room, model.Listed):
+        # What most rooms have nothing of is told where one has.
+        mostly = fields_dict(room).keys() - {"name", "kind", "title", "topic", "epoch"}
+        told = {name: override(omit_if_default=True) for name in mostly}
+        converter.register_unstructure_hook(
+            room,
+            make_dict_unstructure_fn(
+                room,
+                converter,
+                epoch=override(omit=True),
+                **told,  # type: ignore[arg-type] # each of them an override
+            ),
+        )
     converter.register_unstructure_hook(
         model.Limits,
         make_dict_unstructure_fn(
@@ -301,7 +318,7 @@ def _outgoing() -> cattrs.Converter:
 _TOLD = ("frame_bytes", "content_chars", "history", "resume", "in_flight", "messages")
 
 _TAGS: Mapping[type, tuple[str, str]] = {
-    **{reply: ("reply", reply.__name__.removesuffix("Reply").lower()) for reply in get_args(Reply)},
+    **{reply: ("reply", word(reply).removesuffix("_reply")) for reply in get_args(Reply)},
     **{event: ("event", word) for word, event in events.DURABLE.items()},
     events.MembershipChanged: ("event", "membership"),
     events.Presence: ("event", "presence"),
@@ -314,7 +331,7 @@ _out = _outgoing()
 
 # The client's side: JSON values to replies and events.
 
-_REPLIES = {reply.__name__.removesuffix("Reply").lower(): reply for reply in get_args(Reply)}
+_REPLIES = {_TAGS[reply][1]: reply for reply in get_args(Reply)}
 _EVENTS = {word: class_ for class_, (key, word) in _TAGS.items() if key == "event"}
 _ERRORS: dict[str, type[ChatError]] = {}
 

@@ -1,18 +1,31 @@
 """The verbs a client may send, one frozen class each; Command is their union.
 
-A class's name is its `cmd` on the wire in lower case, its fields are the command's
+A class's name is its `cmd` on the wire, as `word` spells it, its fields are the command's
 fields, and a field with a default may be left out.  What can be judged from the
 values alone is judged here, at birth, with Invalid.
 """
 
 from __future__ import annotations
 
+import re
+from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 from attrs import Attribute, field, frozen
 
 from chatcore.errors import ChatError, Invalid
 from chatcore.model import INTEGERS, RequestId
+
+LOGGED = ("message", "edit", "delete", "member", "room")
+"""The kinds of events that a room's log has, and `history` can be asked for."""
+
+SLOWEST = 86_400
+"""Seconds of slow mode at most."""
+
+
+def word(class_: type) -> str:
+    """Return a class's name as the wire has it: `set_role` for SetRole."""
+    return re.sub("(?<=[a-z])(?=[A-Z])", "_", class_.__name__).lower()
 
 
 def _txn_id(_: object, attribute: Attribute[Any], value: str | None) -> None:
@@ -28,6 +41,15 @@ def _positive(_: object, attribute: Attribute[Any], value: int | None) -> None:
 def _natural(_: object, attribute: Attribute[Any], value: int | None) -> None:
     if value is not None and not 0 <= value < INTEGERS:
         raise Invalid(f"{attribute.name} is 0 or more, and below 2^53")
+
+
+def _zoned(_: object, attribute: Attribute[Any], value: datetime | None) -> None:
+    try:
+        if value is None or value.astimezone(UTC) == value:  # one without a zone equals none
+            return
+    except OverflowError:  # before the first year, or after the last
+        pass
+    raise Invalid(f"{attribute.name} is a moment with its zone: 2026-11-22T08:00:00Z")
 
 
 @frozen
@@ -70,6 +92,32 @@ class Create:
     def __attrs_post_init__(self) -> None:
         if self.kind not in ("public", "private"):
             raise Invalid("kind is public or private")
+
+
+@frozen
+class Direct:
+    """Open the room of two people: oneself and another."""
+
+    username: str
+
+
+@frozen
+class Update:
+    """Change what is to be said of a room; what is left out stays."""
+
+    room: str
+    title: str | None = None
+    topic: str | None = None
+    slow_mode: int | None = None
+    """Seconds, 0 for none."""
+    archived: bool | None = None
+    txn_id: str | None = field(default=None, validator=_txn_id)
+
+    def __attrs_post_init__(self) -> None:
+        if all(each is None for each in (self.title, self.topic, self.slow_mode, self.archived)):
+            raise Invalid("update takes a title, a topic, slow_mode or archived")
+        if self.slow_mode is not None and not 0 <= self.slow_mode <= SLOWEST:
+            raise Invalid(f"slow_mode has 0 to {SLOWEST} seconds")
 
 
 @frozen
@@ -120,14 +168,99 @@ class Delete:
 
 
 @frozen
+class Invite:
+    room: str
+    username: str
+    txn_id: str | None = field(default=None, validator=_txn_id)
+
+
+@frozen
+class Kick:
+    """End somebody's membership, or their invitation; they may come back."""
+
+    room: str
+    username: str
+    txn_id: str | None = field(default=None, validator=_txn_id)
+
+
+@frozen
+class Ban:
+    """End somebody's membership, and let them back in not before `until`, or never."""
+
+    room: str
+    username: str
+    until: datetime | None = field(default=None, validator=_zoned)
+    reason: str | None = None
+    txn_id: str | None = field(default=None, validator=_txn_id)
+
+
+@frozen
+class Unban:
+    room: str
+    username: str
+    txn_id: str | None = field(default=None, validator=_txn_id)
+
+
+@frozen
+class Mute:
+    """Let somebody write nothing before `until`, or ever."""
+
+    room: str
+    username: str
+    until: datetime | None = field(default=None, validator=_zoned)
+    reason: str | None = None
+    txn_id: str | None = field(default=None, validator=_txn_id)
+
+
+@frozen
+class Unmute:
+    room: str
+    username: str
+    txn_id: str | None = field(default=None, validator=_txn_id)
+
+
+@frozen
+class SetRole:
+    room: str
+    username: str
+    role: str
+    txn_id: str | None = field(default=None, validator=_txn_id)
+
+    def __attrs_post_init__(self) -> None:
+        if self.role not in ("owner", "moderator", "member", "reader"):
+            raise Invalid("role is owner, moderator, member or reader")
+
+
+@frozen
+class Report:
+    """Tell a room's moderators of a message."""
+
+    room: str
+    seq: int = field(validator=_natural)
+    reason: str
+
+
+@frozen
+class Reports:
+    room: str
+    after: int | None = field(default=None, validator=_natural)
+    """A report's number."""
+    limit: int | None = field(default=None, validator=_positive)
+
+
+@frozen
 class History:
     room: str
     before: int | None = field(default=None, validator=_natural)
     after: int | None = field(default=None, validator=_natural)
     around: int | None = field(default=None, validator=_natural)
     limit: int | None = field(default=None, validator=_positive)
+    types: tuple[str, ...] | None = None
+    """Kinds of events; None for messages alone."""
 
     def __attrs_post_init__(self) -> None:
+        if self.types is not None and not (self.types and {*self.types} <= {*LOGGED}):
+            raise Invalid(f"types has one or more of {', '.join(LOGGED)}")
         if sum(edge is not None for edge in (self.before, self.after, self.around)) > 1:
             raise Invalid("history takes one of before, after and around")
 
@@ -149,11 +282,28 @@ class Ping:
     pass
 
 
-Durable: TypeAlias = Send | Edit | Delete | Leave
+Upon: TypeAlias = Invite | Kick | Ban | Unban | Mute | Unmute | SetRole
+"""What somebody does to another's membership, or may keep them from."""
+
+Durable: TypeAlias = (
+    Send | Edit | Delete | Leave | Invite | Kick | Ban | Unban | Mute | Unmute | SetRole | Update
+)
 """Become an event of the room's log, in the order they came, without waiting for one another."""
 
 Immediate: TypeAlias = (
-    Register | Login | Logout | Rooms | Create | Join | History | Who | Members | Ping
+    Register
+    | Login
+    | Logout
+    | Rooms
+    | Create
+    | Direct
+    | Join
+    | History
+    | Who
+    | Members
+    | Report
+    | Reports
+    | Ping
 )
 """Answered one at a time, after all that came before them."""
 

@@ -270,14 +270,27 @@ class _Connection:
                 return events.CreateReply(
                     await chat.create(actor(), room, kind=kind, title=title, topic=topic)
                 )
+            case commands.Direct(username):
+                return events.DirectReply(await chat.direct(actor(), username))
             case commands.Join(room, since, history):
                 return await chat.join(
                     actor(), room, since=since, history=history, listener=self._listener
                 )
-            case commands.History(room, before, after, around, limit):
+            case commands.History(room, before, after, around, limit, types):
                 return await chat.history(
-                    actor(), room, before=before, after=after, around=around, limit=limit
+                    actor(),
+                    room,
+                    before=before,
+                    after=after,
+                    around=around,
+                    limit=limit,
+                    types=types,
                 )
+            case commands.Report(room, seq, reason):
+                await chat.report(actor(), room, seq, reason)
+                return events.ReportReply()
+            case commands.Reports(room, after, limit):
+                return await chat.reports(actor(), room, after=after, limit=limit)
             case commands.Who(room):
                 return await chat.who(actor(), room)
             case commands.Members(room, after, limit):

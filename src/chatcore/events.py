@@ -1,7 +1,7 @@
 """What follows a command: durable events (with seq), personal and ephemeral ones, replies.
 
-A class's name is its word on the wire in lower case (`reply`, `event`), without the
-suffix `Reply`.  A field that holds None, or False where that is its default, is left
+A class's name is its word on the wire (`reply`, `event`), as `commands.word` spells it
+without the suffix `Reply`.  A field that holds None, or False where that is its default, is left
 out of a frame.
 """
 
@@ -15,7 +15,7 @@ from typing import Any, TypeAlias, TypeVar
 from attrs import field, frozen
 
 from chatcore.errors import ChatError
-from chatcore.model import Draft, Limits, Membership, RequestId, Room, User
+from chatcore.model import Draft, Limits, Listed, Membership, RequestId, Room, User
 
 # Durable events: every change of a room, numbered 1, 2, 3 … in commit order.
 
@@ -60,9 +60,17 @@ class Delete:
     reason: str | None = None
 
 
+def _moment(value: str | datetime | None) -> datetime | None:
+    """Return a moment as it is, or out of the log's words."""
+    return datetime.fromisoformat(value) if isinstance(value, str) else value
+
+
 @frozen
 class Member:
-    """Somebody's membership changed; `role` is theirs now, None where it ended."""
+    """Somebody's membership changed, or what they may do; `sender` is who did it.
+
+    `role` is what they were given, where they were given one.
+    """
 
     room: str
     seq: int
@@ -70,7 +78,11 @@ class Member:
     timestamp: datetime
     username: str
     action: str
+    """`join`, `leave`, `invite`, `kick`, `ban`, `unban`, `mute`, `unmute` or `role`."""
     role: str | None = None
+    until: datetime | None = field(default=None, converter=_moment)
+    """When a ban or a mute ends by itself."""
+    reason: str | None = None
 
     @property
     def ends(self) -> bool:
@@ -78,7 +90,27 @@ class Member:
         return self.action in ("leave", "kick", "ban")
 
 
-Durable: TypeAlias = Message | Edit | Delete | Member
+@frozen
+class RoomChanged:
+    """What is to be said of a room is another now: all that is not None."""
+
+    room: str
+    seq: int
+    sender: str
+    timestamp: datetime
+    title: str | None = None
+    topic: str | None = None
+    slow_mode: int | None = None
+    archived: bool | None = None
+
+    @property
+    def changes(self) -> Mapping[str, Any]:
+        """The fields of a Room that have another value."""
+        told = {name: getattr(self, name) for name in ("title", "topic", "slow_mode", "archived")}
+        return {name: value for name, value in told.items() if value is not None}
+
+
+Durable: TypeAlias = Message | Edit | Delete | Member | RoomChanged
 
 _D = TypeVar("_D", bound=Durable)
 
@@ -98,6 +130,7 @@ DURABLE: Mapping[str, type[Durable]] = {
     "edit": Edit,
     "delete": Delete,
     "member": Member,
+    "room": RoomChanged,
 }
 """By the word that the log and the wire have for them."""
 
@@ -109,6 +142,16 @@ def committed(draft: Draft, seq: int) -> Durable:
 
 
 @frozen
+class Stands:
+    """Where somebody stands in a room once an event has changed it."""
+
+    role: str | None
+    """What they are there, None for nothing any more."""
+    read: int
+    unread: int
+
+
+@frozen
 class Stored:
     """What `Repository.append` made of one draft."""
 
@@ -117,6 +160,10 @@ class Stored:
     """The lowest seq that the room's log still has."""
     messages: int
     """How many `message` events the room has up to this one; what unread counts are made of."""
+    epoch: str = ""
+    """The room's, where `stands` is told."""
+    stands: Stands | None = None
+    """Of a `member` event: where whom it names stands now, if they were or are in the room."""
 
 
 @frozen
@@ -240,12 +287,17 @@ class LogoutReply:
 
 @frozen
 class RoomsReply:
-    rooms: Sequence[Room]
+    rooms: Sequence[Listed]
     complete: bool
 
 
 @frozen
 class CreateReply:
+    room: Room
+
+
+@frozen
+class DirectReply:
     room: Room
 
 
@@ -268,29 +320,94 @@ class LeaveReply:
 
 
 @frozen
-class SendReply:
+class Acknowledged:
+    """A durable command was carried out, now or, for a `duplicate`, before."""
+
     room: str
     seq: int
+    """Of the event that it became."""
     timestamp: datetime
     duplicate: bool = False
 
 
 @frozen
-class EditReply:
-    room: str
-    seq: int
-    """Of the edit."""
-    timestamp: datetime
-    duplicate: bool = False
+class SendReply(Acknowledged):
+    pass
 
 
 @frozen
-class DeleteReply:
-    room: str
+class EditReply(Acknowledged):
+    pass
+
+
+@frozen
+class DeleteReply(Acknowledged):
+    pass
+
+
+@frozen
+class InviteReply(Acknowledged):
+    pass
+
+
+@frozen
+class KickReply(Acknowledged):
+    pass
+
+
+@frozen
+class BanReply(Acknowledged):
+    pass
+
+
+@frozen
+class UnbanReply(Acknowledged):
+    pass
+
+
+@frozen
+class MuteReply(Acknowledged):
+    pass
+
+
+@frozen
+class UnmuteReply(Acknowledged):
+    pass
+
+
+@frozen
+class SetRoleReply(Acknowledged):
+    pass
+
+
+@frozen
+class UpdateReply(Acknowledged):
+    pass
+
+
+@frozen
+class ReportReply:
+    pass
+
+
+@frozen
+class ReportItem:
+    """What somebody told a room's moderators of a message."""
+
+    number: int
+    """Counts a room's reports, from 1."""
     seq: int
-    """Of the deletion."""
+    """The message's."""
+    username: str
+    """Who told."""
+    reason: str
     timestamp: datetime
-    duplicate: bool = False
+
+
+@frozen
+class ReportsReply:
+    reports: Sequence[ReportItem]
+    complete: bool
 
 
 @frozen
@@ -300,6 +417,8 @@ class HistoryReply:
     first: int
     head: int
     complete: bool
+    events: Sequence[Durable] = ()
+    """What was asked for beside messages, as the log has it."""
 
 
 @frozen
@@ -326,17 +445,33 @@ class PingReply:
     pass
 
 
+DurableReply: TypeAlias = (
+    LeaveReply
+    | SendReply
+    | EditReply
+    | DeleteReply
+    | InviteReply
+    | KickReply
+    | BanReply
+    | UnbanReply
+    | MuteReply
+    | UnmuteReply
+    | SetRoleReply
+    | UpdateReply
+)
+"""To what is a command of `commands.Durable`."""
+
 Reply: TypeAlias = (
     RegisterReply
     | LoginReply
     | LogoutReply
     | RoomsReply
     | CreateReply
+    | DirectReply
     | JoinReply
-    | LeaveReply
-    | SendReply
-    | EditReply
-    | DeleteReply
+    | DurableReply
+    | ReportReply
+    | ReportsReply
     | HistoryReply
     | WhoReply
     | MembersReply

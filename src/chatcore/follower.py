@@ -17,15 +17,12 @@ from chatcore.commands import Command, Join, Leave, Since
 from chatcore.errors import ChatError, Forbidden, Internal, NotFound, NotMember
 from chatcore.events import (
     Connected,
-    Delete,
     Durable,
-    Edit,
     Event,
     JoinReply,
     Lost,
     Member,
     MembershipChanged,
-    Message,
     Notice,
     Other,
     Presence,
@@ -35,6 +32,7 @@ from chatcore.events import (
     Resumed,
     Told,
 )
+from chatcore.model import INVITED
 
 EVENTS_HELD = 256
 """Events that wait for whoever iterates, before no more are read for their sake."""
@@ -107,7 +105,7 @@ class Follower:
         """Take an event.  Raises Internal for a hole that stays when its room is joined again."""
         room_left = len(self._waiting) < EVENTS_MOST
         match told:
-            case Message() | Edit() | Delete() | Member():
+            case _ if isinstance(told, Durable):
                 self._follow(told.room, told.seq, told)
             case Other(room, int(seq)):
                 self._follow(room, seq, None)
@@ -116,7 +114,7 @@ class Follower:
                     self._waiting.append(told)
                 else:
                     self._memberships[told.room.name] = told
-                if told.role is None:
+                if told.role in (None, INVITED):  # whoever is invited is in no more
                     self._removed(told.room.name)
                 elif told.room.name in self._rooms:
                     self._rooms[told.room.name].removed = False

@@ -1,7 +1,8 @@
-"""The nouns, checked at birth: User, Room, Membership, Draft, Credentials, Limits."""
+"""The nouns, checked at birth: User, Room, Membership, Restraint, Draft, Credentials, Limits."""
 
 from __future__ import annotations
 
+import functools
 import random
 import secrets
 import unicodedata
@@ -20,6 +21,12 @@ MAX_FRAME = 1 << 20
 """Bytes.  Nothing the server sends is longer; what a client sends beyond it is not read."""
 
 
+FOREVER = datetime(9999, 12, 31, 23, 59, 59, 999_000, tzinfo=UTC)
+"""When a ban ends that has no end."""
+
+INVITED = "invited"
+"""What somebody is in a room that they were invited to, and have not joined: no role in it."""
+
 INTEGERS = 1 << 53
 """What an integer is below, and above the negative of: JSON's readers agree on no others."""
 
@@ -32,6 +39,14 @@ MARKS = 30
 
 def utcnow() -> datetime:
     return datetime.now(UTC)
+
+
+@functools.lru_cache(maxsize=64)  # an event's is that of the reply, just before
+def rfc3339(moment: datetime) -> str:
+    """Spell a moment as the wire and the log have it: in UTC, to the millisecond."""
+    if moment.tzinfo is not UTC:
+        moment = moment.astimezone(UTC)
+    return moment.isoformat("T", "milliseconds")[:-6] + "Z"  # in place of +00:00
 
 
 RequestId: TypeAlias = str | int
@@ -64,6 +79,18 @@ class Room:
     topic: str = ""
     epoch: str = field(factory=lambda: secrets.token_hex(4), eq=False)
     """Names one life of this room's log; a seq means nothing without it."""
+    slow_mode: int = 0
+    """How many seconds a member waits from one message to the next; 0 for none."""
+    archived: bool = False
+    """Whether it can be read only."""
+
+
+@frozen
+class Listed(Room):
+    """A room among those that a user may see."""
+
+    role: str | None = None
+    """What the user is there, None for nothing."""
 
 
 @frozen
@@ -72,7 +99,7 @@ class Membership:
 
     room: Room
     role: str
-    """`owner`, `moderator`, `member` or `reader`."""
+    """`owner`, `moderator`, `member` or `reader`; or `invited`, which is none yet."""
     epoch: str
     first: int
     """The lowest seq that the log still has; head + 1 where it has none."""
@@ -81,6 +108,20 @@ class Membership:
     read: int
     unread: int
     """Messages above `read`, up to `head`."""
+
+
+@frozen
+class Restraint:
+    """What holds somebody back in a room, a member or not, and outlives their leaving."""
+
+    banned: datetime | None = None
+    """Until when; FOREVER where there is no end."""
+    muted: datetime | None = None
+    """Likewise."""
+    spoke: datetime | None = None
+    """When they last sent a message there while it was in slow mode."""
+    reader: bool = False
+    """Whether they may only read there, when they come back."""
 
 
 @frozen(kw_only=True)
@@ -98,9 +139,9 @@ class Draft:
     refusal: ChatError | None = None
     """What to answer, unless `txn_id` is known: a retry comes before rates and roles."""
     creates: bool = False
-    """Whether `room` is born with this draft, its sender the owner."""
+    """Whether `room` is born with this draft; a direct room may be there already."""
     limits: Limits | None = None
-    """For who joins: how many rooms one may be in, and own."""
+    """For who joins, is invited or becomes an owner: how many rooms one may be in, and own."""
     id: int = field(factory=lambda: random.getrandbits(63))
     """Tells this draft's event from any other at the same seq; no secret."""
 

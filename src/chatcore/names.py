@@ -9,12 +9,15 @@ to a person, and only one of them can exist.
 from __future__ import annotations
 
 import functools
+import hashlib
 import unicodedata
 
 from chatcore.errors import Invalid
 
 USERNAME_CHARACTERS = 50
 ROOM_CHARACTERS = 80
+
+_DIRECT = "direct."
 
 RESERVED_USERNAMES = frozenset(
     "admin administrator all bot channel chatcore everyone here host me moderator mod "
@@ -45,6 +48,17 @@ def _reserved() -> frozenset[str]:
 def room_name(text: str) -> str:
     """Enforce a room's name, as `username` does; a `#` at its front is not part of it."""
     return _enforce(text.removeprefix("#"), "room name", ROOM_CHARACTERS)
+
+
+def direct_room(first: str, second: str) -> str:
+    """Name the room of two users: the same for both, and no other's."""
+    both = "\0".join(sorted((first, second)))
+    return _DIRECT + hashlib.blake2b(both.encode(), digest_size=16).hexdigest()
+
+
+def is_direct(room: str) -> bool:
+    """Say whether a room's name is, or looks like, one that only a direct room has."""
+    return skeleton(room).startswith(skeleton(_DIRECT))
 
 
 def skeleton(name: str) -> str:

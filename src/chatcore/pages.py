@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Sequence
+from functools import partial
 from typing import TypeVar
 
 from chatcore.commands import History, Since
-from chatcore.events import Delete, Durable, Edit, Message
+from chatcore.events import Delete, Durable, Edit, Member, Message, RoomChanged
 from chatcore.feed import Feed, OffLoop
 from chatcore.folding import fold
 from chatcore.model import MAX_FRAME, Limits
@@ -85,30 +86,53 @@ class Pages:
 
     async def history(
         self, feed: Feed, head: int, asked: History
-    ) -> tuple[Sequence[Message], bool]:
-        """Return a page of messages, and whether there are no more in the direction asked for.
+    ) -> tuple[Sequence[Durable], bool]:
+        """Return a page of events, and whether there are no more in the direction asked for.
 
-        They are folded as of the head: what was not announced yet is in none of them.
+        Messages are folded as of the head: what was not announced yet is in none of them.
         """
         limit = self.clamp(asked.limit)
+        find = partial(self._find, feed, head, asked.types or ("message",))
         # One more than is wanted tells whether there are more.
         if asked.around is not None:
             older, newer = limit // 2, limit - limit // 2
-            before = await self._messages(feed, head, 0, asked.around, older + 1, newest=True)
-            after = await self._messages(
-                feed, head, asked.around - 1, head + 1, newer + 1, newest=False
-            )
+            before = await find(0, asked.around, older + 1, newest=True)
+            after = await find(asked.around - 1, head + 1, newer + 1, newest=False)
             page = [*before[max(0, len(before) - older) :], *after[:newer]]
             complete = len(before) <= older and len(after) <= newer
         elif asked.after is not None:
-            found = await self._messages(feed, head, asked.after, head + 1, limit + 1, newest=False)
+            found = await find(asked.after, head + 1, limit + 1, newest=False)
             page, complete = [*found[:limit]], len(found) <= limit
         else:
             edge = head + 1 if asked.before is None else min(asked.before, head + 1)
-            found = await self._messages(feed, head, 0, edge, limit + 1, newest=True)
+            found = await find(0, edge, limit + 1, newest=True)
             page, complete = [*found[-limit:]], len(found) <= limit
         fitting = self._fit(page, keep_last=asked.after is None)
         return fitting, complete and len(fitting) == len(page)
+
+    async def _find(
+        self,
+        feed: Feed,
+        head: int,
+        kinds: Collection[str],
+        after: int,
+        before: int,
+        limit: int,
+        *,
+        newest: bool,
+    ) -> Sequence[Durable]:
+        """Return the newest events of these kinds in a window, or the oldest, in seq order."""
+        found: list[Durable] = []
+        if "message" in kinds:
+            found += await self._messages(feed, head, after, before, limit, newest=newest)
+        others = [kind for kind in kinds if kind != "message"]
+        if others:
+            read = self._repository.events
+            found += await feed.read(
+                self._off_loop, read, others, after, before, limit, newest=newest
+            )
+            found.sort(key=lambda event: event.seq)
+        return found[max(0, len(found) - limit) :] if newest else found[:limit]
 
     async def _messages(
         self, feed: Feed, head: int, after: int, before: int, limit: int, *, newest: bool
@@ -142,6 +166,8 @@ def _characters(event: Durable) -> int:
     match event:
         case Message() | Edit():
             return len(event.content)
-        case Delete(reason=str(reason)):
+        case Delete(reason=str(reason)) | Member(reason=str(reason)):
             return len(reason)
+        case RoomChanged():
+            return len(event.title or "") + len(event.topic or "")
     return 0

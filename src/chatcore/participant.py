@@ -4,24 +4,36 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
 from typing import TypeVar
 
 from chatcore import commands
 from chatcore.commands import Command, Since
 from chatcore.events import (
+    BanReply,
     CreateReply,
     DeleteReply,
+    DirectReply,
     EditReply,
     Event,
     HistoryReply,
+    InviteReply,
     JoinReply,
+    KickReply,
     LeaveReply,
     MembersReply,
+    MuteReply,
     Notice,
     PingReply,
     Reply,
+    ReportReply,
+    ReportsReply,
     RoomsReply,
     SendReply,
+    SetRoleReply,
+    UnbanReply,
+    UnmuteReply,
+    UpdateReply,
     WhoReply,
 )
 from chatcore.model import Membership, Room, User
@@ -51,7 +63,7 @@ class Participant(ABC):
     @property
     @abstractmethod
     def memberships(self) -> Sequence[Membership]:
-        """Where the user stood in each of their rooms at the last login."""
+        """Where the user stood in each of their rooms at the last login, and their invitations."""
 
     # Events.
 
@@ -74,23 +86,51 @@ class Participant(ABC):
         """Create a room, and own it.  Raises Invalid, Conflict, Forbidden."""
         return (await self._ask(commands.Create(room, kind, title, topic), CreateReply)).room
 
+    async def direct(self, username: str) -> Room:
+        """Return the room of the user and another, for ever the same, with both of them in it.
+
+        To hear what is said there, join it.  Raises Invalid, NotFound, Forbidden.
+        """
+        return (await self._ask(commands.Direct(username), DirectReply)).room
+
+    async def update(
+        self,
+        room: str,
+        *,
+        title: str | None = None,
+        topic: str | None = None,
+        slow_mode: int | None = None,
+        archived: bool | None = None,
+        txn_id: str | None = None,
+    ) -> UpdateReply:
+        """Change what is to be said of a room; what is None stays.
+
+        `slow_mode` is in seconds; in an archived room nobody writes.
+        """
+        command = commands.Update(room, title, topic, slow_mode, archived, txn_id)
+        return await self._ask(command, UpdateReply)
+
     async def join(self, room: str, *, since: Since | None = None, history: int = 50) -> JoinReply:
         """Join a room, and get its events from now on, or from a position.
 
         The reply has the newest messages, or, where it is `recovered`, the first page
-        after `since`; the iteration goes on from there.  Raises NotFound, Forbidden.
+        after `since`; the iteration goes on from there.  Raises NotFound, Banned, Forbidden.
         """
         return await self._ask(commands.Join(room, since, history), JoinReply)
 
     async def leave(self, room: str) -> None:
-        """End the membership in a room.  Raises NotFound, NotMember."""
+        """End the membership in a room, or decline an invitation.
+
+        Raises NotFound, NotMember, and Conflict for its only owner.
+        """
         await self._ask(commands.Leave(room), LeaveReply)
 
     async def send(self, room: str, content: str, *, txn_id: str | None = None) -> SendReply:
         """Store a message; when this returns it is durable.
 
-        Raises Invalid, TooLarge, NotFound, NotMember, RateLimited, TxnConflict,
-        StorageFull, and Unavailable, after which the same txn_id may be sent again.
+        Raises Invalid, TooLarge, NotFound, NotMember, Forbidden, Muted, Banned, RateLimited,
+        TxnConflict, StorageFull, and Unavailable, after which the same txn_id may be sent
+        again.
         """
         return await self._ask(commands.Send(room, content, txn_id), SendReply)
 
@@ -123,13 +163,72 @@ class Participant(ABC):
         after: int | None = None,
         around: int | None = None,
         limit: int | None = None,
+        types: Sequence[str] | None = None,
     ) -> HistoryReply:
         """Return a page of messages in seq order, the newest where no edge is given.
 
-        Each is as it is now, edited or erased.
+        Each is as it is now, edited or erased.  With `types` the page has those kinds of
+        events, as the log has them; all but `message` are for moderators.
         """
-        command = commands.History(room, before, after, around, limit)
+        kinds = tuple(types) if types is not None else None
+        command = commands.History(room, before, after, around, limit, kinds)
         return await self._ask(command, HistoryReply)
+
+    async def invite(self, room: str, username: str, *, txn_id: str | None = None) -> InviteReply:
+        """Let somebody join a room who could not, and tell them so."""
+        return await self._ask(commands.Invite(room, username, txn_id), InviteReply)
+
+    async def kick(self, room: str, username: str, *, txn_id: str | None = None) -> KickReply:
+        """End a membership or an invitation.  A public room may be joined again."""
+        return await self._ask(commands.Kick(room, username, txn_id), KickReply)
+
+    async def ban(
+        self,
+        room: str,
+        username: str,
+        *,
+        until: datetime | None = None,
+        reason: str | None = None,
+        txn_id: str | None = None,
+    ) -> BanReply:
+        """Keep somebody out of a room, a member or not, until a moment or for ever."""
+        return await self._ask(commands.Ban(room, username, until, reason, txn_id), BanReply)
+
+    async def unban(self, room: str, username: str, *, txn_id: str | None = None) -> UnbanReply:
+        """Let somebody join or be invited again."""
+        return await self._ask(commands.Unban(room, username, txn_id), UnbanReply)
+
+    async def mute(
+        self,
+        room: str,
+        username: str,
+        *,
+        until: datetime | None = None,
+        reason: str | None = None,
+        txn_id: str | None = None,
+    ) -> MuteReply:
+        """Let somebody read and not write, until a moment or for ever, also when they come back."""
+        return await self._ask(commands.Mute(room, username, until, reason, txn_id), MuteReply)
+
+    async def unmute(self, room: str, username: str, *, txn_id: str | None = None) -> UnmuteReply:
+        """Let somebody write again."""
+        return await self._ask(commands.Unmute(room, username, txn_id), UnmuteReply)
+
+    async def set_role(
+        self, room: str, username: str, role: str, *, txn_id: str | None = None
+    ) -> SetRoleReply:
+        """Make a member `owner`, `moderator`, `member` or `reader`."""
+        return await self._ask(commands.SetRole(room, username, role, txn_id), SetRoleReply)
+
+    async def report(self, room: str, seq: int, reason: str) -> None:
+        """Tell a room's moderators of a message."""
+        await self._ask(commands.Report(room, seq, reason), ReportReply)
+
+    async def reports(
+        self, room: str, *, after: int | None = None, limit: int | None = None
+    ) -> ReportsReply:
+        """List what a room's moderators were told of, by number."""
+        return await self._ask(commands.Reports(room, after, limit), ReportsReply)
 
     async def who(self, room: str) -> WhoReply:
         """Return who is online in a room."""

@@ -23,9 +23,19 @@ from chatcore.events import (
     MemberItem,
     Message,
     Reply,
+    ReportItem,
     Stored,
 )
-from chatcore.model import Credentials, Draft, Membership, RequestId, Room, User
+from chatcore.model import (
+    Credentials,
+    Draft,
+    Listed,
+    Membership,
+    RequestId,
+    Restraint,
+    Room,
+    User,
+)
 
 Clock: TypeAlias = Callable[[], datetime]
 """Says what time it is, in UTC, for people.  Nothing is ordered by it."""
@@ -64,10 +74,10 @@ class Repository(Protocol):
 
         `seq` is dense in each room and follows the order of the drafts.  A draft is
         judged inside the transaction: a known txn_id first, then whether its sender
-        may, by their `limits` too, then its `refusal`, then whether there is the message
-        that it edits or deletes, and whether the sender may do that; a refused one has its
-        ChatError as outcome and leaves no trace.  A deletion of what is deleted already is
-        a Duplicate of the first.  When this returns, everything is durable.
+        may, by `policy` and the `limits`, then its `refusal`, then slow mode, and whether
+        there is the message that it edits or deletes, and whether the sender may do that; a
+        refused one has its ChatError as outcome and leaves no trace.  A deletion of what is
+        deleted already is a Duplicate of the first.  When this returns, everything is durable.
 
         A deletion takes the text of the message and of its edits out of the storage in
         the same transaction: from then on they are `erased` wherever they are read, and
@@ -113,19 +123,47 @@ class Repository(Protocol):
         of each the newest edit with seq <= upto, wherever in the log it is.  One snapshot.
         """
 
+    def events(
+        self, room: str, kinds: Sequence[str], after: int, before: int, limit: int, *, newest: bool
+    ) -> Sequence[Durable]:
+        """Return at most `limit` events of these kinds with after < seq < before, in seq order.
+
+        The newest of them, or the oldest.  Messages are none of them.
+        """
+
     # Who is in which room.
 
-    def rooms(self, username: str, after: str, limit: int) -> Sequence[Room]:
+    def rooms(self, username: str, after: str, limit: int) -> Sequence[Listed]:
         """Return at most `limit` rooms that the user may see, by name, above `after`."""
 
+    def place(self, room: str, username: str) -> tuple[str | None, Restraint | None]:
+        """Return what somebody is in a room, None for nothing, and what holds them back there.
+
+        Nothing and None where there is no such room.
+        """
+
     def membership(self, room: str, username: str, upto: int | None = None) -> Membership | None:
-        """Return one membership, or None; `head` and `unread` as of `upto` where it is given."""
+        """Return one membership or invitation, or None.
+
+        `head` and `unread` are as of `upto` where it is given.
+        """
 
     def memberships(self, username: str) -> Sequence[Membership]:
-        """Return all of a user's, by the room's name."""
+        """Return all of a user's, and their invitations, by the room's name."""
 
     def members(self, room: str, after: str, limit: int) -> Sequence[MemberItem]:
         """Return at most `limit` members, by username, above `after`."""
+
+    # What moderators are told.
+
+    def report(self, room: str, seq: int, username: str, reason: str, now: datetime) -> bool:
+        """Store what a user has to say of a message, once; False where there is no such message.
+
+        Or where it was deleted.
+        """
+
+    def reports(self, room: str, after: int, limit: int) -> Sequence[ReportItem]:
+        """Return at most `limit` reports, by number, above `after`."""
 
     # Accounts.
 

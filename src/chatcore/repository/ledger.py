@@ -10,31 +10,42 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from typing import Any
 
 import orjson
 from attrs import define, evolve, field
 
-from chatcore.errors import ChatError, Conflict, Forbidden, NotFound, NotMember, TxnConflict
-from chatcore.events import Duplicate, Stored, committed
+from chatcore import policy
+from chatcore.errors import (
+    ChatError,
+    Conflict,
+    Forbidden,
+    NotFound,
+    RateLimited,
+    TxnConflict,
+)
+from chatcore.events import Duplicate, Stands, Stored, committed
 from chatcore.folding import ERASED, erased
-from chatcore.model import Draft, Limits
+from chatcore.model import FOREVER, INVITED, Draft, Limits, Restraint
 from chatcore.ports import Outcome
 
 
 @define
 class RoomState:
-    """A room's log as this batch has it so far."""
+    """A room and its log as this batch has them so far."""
 
     epoch: str
     kind: str
     first: int
     head: int
     messages: int
+    slow_mode: int
+    archived: bool
 
 
 @define  # not frozen, which would take twice as long to make, for each message
 class Standing:
-    """A member's role, and how far they have read: a seq, and the messages up to it."""
+    """What somebody is in a room, and how far they have read: a seq, and the messages up to it."""
 
     role: str
     read: int
@@ -71,15 +82,22 @@ class Ledger:
     rooms: dict[str, RoomState]
     users: set[str]
     standings: dict[RoomUser, Standing]
+    restraints: dict[RoomUser, Restraint]
+    owners: dict[str, set[str]]
+    """Of each room that may lose an owner."""
     txns: dict[TxnKey, Txn]
     roles: dict[str, dict[str, str]]
-    """Of each user who is about to join under limits, the role in each of their rooms."""
+    """Of each user whom limits are for, what they are in each of their rooms."""
     targets: dict[RoomSeq, Target | None]
     """Each message that a draft names; None for one that is not there yet."""
 
     stored: list[tuple[Draft, Stored]] = field(factory=list, init=False)
     changed: dict[RoomUser, Standing | None] = field(factory=dict, init=False)
-    """The members whose standing this batch changed; None where it ended."""
+    """Those whose standing this batch changed; None where it ended."""
+    restrained: dict[RoomUser, Restraint] = field(factory=dict, init=False)
+    """Those whose restraint this batch changed."""
+    updates: dict[str, dict[str, Any]] = field(factory=dict, init=False)
+    """What is to be said now of rooms, where it is another."""
     used: dict[TxnKey, Txn] = field(factory=dict, init=False)
     erased: set[RoomSeq] = field(factory=set, init=False)
     """The messages whose text goes, and that of their edits: in what was stored before, too."""
@@ -107,13 +125,17 @@ class Ledger:
         try:
             return self._known(draft) or self._enter(draft)
         except ChatError as error:
-            if draft.creates and self._is_new(draft):
+            if draft.creates and draft.room.kind != "direct" and self._is_new(draft):
                 del self.rooms[draft.room.name]
             return error
 
     def unmade(self, drafts: Iterable[Draft]) -> set[str]:
-        """Name the rooms that were to be born with a draft that was refused."""
-        return {draft.room.name for draft in drafts if draft.creates} - self.rooms.keys()
+        """Name the rooms that were to be born with a draft that was refused.
+
+        A direct room may be born with a later one of the batch.
+        """
+        made = {name for name, room in self.rooms.items() if room.head or room.kind != "direct"}
+        return {draft.room.name for draft in drafts if draft.creates} - made
 
     def _is_new(self, draft: Draft) -> bool:
         room = self.rooms.get(draft.room.name)
@@ -138,31 +160,38 @@ class Ledger:
         if draft.sender not in self.users:
             raise NotFound("There is no such user")
         room = self._room(draft)
-        standing = self._permitted(draft, room)
+        standing = self.standings.get((draft.room.name, draft.sender))
+        self._permit(draft, room, standing)
         if draft.refusal is not None:  # after those, for a refusal tells that there is a room
             raise draft.refusal
         target = None
-        if draft.kind in ("edit", "delete"):
-            target = self._target(draft, standing)
+        if draft.kind == "message":
+            self._wait_turn(draft, room, standing)
+        elif draft.kind in ("edit", "delete"):
+            target = self._target(draft, room, standing)
             if target.deletion is not None:
                 self._use(draft, target.deletion.seq, target.deletion.timestamp)
                 return target.deletion
         room.head += 1
         room.messages += draft.kind == "message"
-        stored = Stored(committed(draft, room.head), room.first, room.messages)
-        self.stored.append((draft, stored))
-        key = (draft.room.name, room.head)
+        self._use(draft, room.head, draft.timestamp)
+        stands = None
         if draft.kind == "member":
-            self._change(draft, room)
+            draft, stands = self._change(draft, room)
         elif draft.kind == "message" and standing is not None:
             # Sending moves the sender's own read marker.
             self._stand(draft.room.name, draft.sender, standing.role, room)
+            key = (draft.room.name, room.head)
             if key in self.targets:
                 self.targets[key] = Target(draft.sender, None)
         elif draft.kind == "delete" and target is not None:
             target.deletion = Duplicate(room.head, draft.timestamp)
             self.erased.add(_aim(draft))
-        self._use(draft, room.head, draft.timestamp)
+        elif draft.kind == "room":
+            self._update(draft, room)
+        event = committed(draft, room.head)
+        stored = Stored(event, room.first, room.messages, room.epoch, stands)
+        self.stored.append((draft, stored))
         return stored
 
     def _use(self, draft: Draft, seq: int, timestamp: datetime) -> None:
@@ -171,7 +200,7 @@ class Ledger:
             key = (draft.room.name, draft.sender, draft.txn_id)
             self.txns[key] = self.used[key] = Txn(seq, timestamp, fingerprint(draft))
 
-    def _target(self, draft: Draft, standing: Standing | None) -> Target:
+    def _target(self, draft: Draft, room: RoomState, standing: Standing | None) -> Target:
         """Return the message that a draft edits or deletes, where its sender may do so."""
         target = self.targets[_aim(draft)]
         if target is None:
@@ -179,66 +208,199 @@ class Ledger:
         if draft.sender != target.sender:
             if draft.kind == "edit":
                 raise Forbidden("Only who sent a message may edit it")
-            if standing is None or standing.role not in ("owner", "moderator"):
-                raise Forbidden("Only who sent a message, or a moderator, may delete it")
+            self._check("delete_any", draft, room, standing)
         if draft.kind == "edit" and target.deletion is not None:
             raise NotFound("This message was deleted")
         return target
 
     def _room(self, draft: Draft) -> RoomState:
         room = self.rooms.get(draft.room.name)
-        if draft.creates and (room is None or room.epoch != draft.room.epoch):
+        if draft.creates and (room is None or not _is_same(draft, room)):
             raise Conflict("A room with this name, or one that looks like it, is there already")
         if room is None:
             raise NotFound("There is no such room")
         return room
 
-    def _permitted(self, draft: Draft, room: RoomState) -> Standing | None:
+    def _permit(self, draft: Draft, room: RoomState, standing: Standing | None) -> None:
         """Judge the sender once more, now that nothing can change in between."""
-        standing = self.standings.get((draft.room.name, draft.sender))
-        joins = draft.kind == "member" and draft.body["action"] == "join"
-        if joins:
-            if standing is not None:
-                raise Conflict("Already a member of this room")
-            if room.kind != "public" and not draft.creates:
-                raise NotFound("There is no such room")
-            if draft.limits is not None:
-                self._check_rooms(draft, draft.limits)
-        elif standing is None:
-            if room.kind != "public":
-                raise NotFound("There is no such room")
-            raise NotMember("You must join the chat first")
-        return standing
+        action = _action(draft)
+        if not draft.creates:
+            self._check(action, draft, room, standing)
+        if action == "join":
+            self._check_entry(draft)
+        elif action == "leave":
+            self._check_owners(draft, draft.sender)
+        elif draft.kind == "member" and standing is not None:
+            self._check_upon(action, draft, standing)
 
-    def _check_rooms(self, draft: Draft, limits: Limits) -> None:
+    def _check(self, action: str, draft: Draft, room: RoomState, standing: Standing | None) -> None:
+        """Ask the table."""
+        role = standing.role if standing is not None else None
+        restraint = self.restraints.get((draft.room.name, draft.sender))
+        policy.check(action, room, role, restraint, draft.timestamp)
+
+    def _wait_turn(self, draft: Draft, room: RoomState, standing: Standing | None) -> None:
+        """Raise RateLimited for who has to wait in slow mode; else note that they spoke."""
+        if not room.slow_mode or standing is None or standing.role not in policy.SLOWED:
+            return
+        key = (draft.room.name, draft.sender)
+        restraint = self.restraints.get(key, Restraint())
+        if restraint.spoke is not None:
+            since = (draft.timestamp - restraint.spoke).total_seconds()
+            if 0 <= since < room.slow_mode:  # below 0 where the clock was set back
+                raise RateLimited(
+                    f"This room is in slow mode: a message every {room.slow_mode} seconds",
+                    retry_after=room.slow_mode - since,
+                )
+        self._restrain(key, evolve(restraint, spoke=draft.timestamp))
+
+    def _check_entry(self, draft: Draft) -> None:
+        username = str(draft.body["username"])
+        standing = self.standings.get((draft.room.name, username))
+        if username not in self.users:
+            raise NotFound("There is no such user")
+        if standing is not None and standing.role != INVITED:
+            raise Conflict("Already a member of this room")
+        if draft.limits is not None:
+            self._check_rooms(draft, username, draft.limits)
+            if username != draft.sender and (draft.room.name not in self.roles[draft.sender]):
+                self._check_rooms(draft, draft.sender, draft.limits)
+
+    def _check_rooms(self, draft: Draft, username: str, limits: Limits) -> None:
         """Raise Forbidden for one room too many: all of a user's fit into one frame."""
-        roles = self.roles[draft.sender].values()
-        if len(roles) >= limits.rooms_joined:
-            raise Forbidden(f"You are in {len(roles)} rooms; leave one first")
-        owned = sum(role == "owner" for role in roles)
+        rooms = [*self.roles[username].values()]
+        who, verb = ("You", "are") if username == draft.sender else (username, "is")
+        invitations = rooms.count(INVITED)
+        if draft.body["action"] == "invite":
+            if invitations >= limits.rooms_joined:
+                raise Forbidden(f"{who} {verb} invited to {invitations} rooms, as many as one may")
+        elif draft.body["action"] == "join" and len(rooms) - invitations >= limits.rooms_joined:
+            what_then = "; leave one first" if who == "You" else ", as many as one may be in"
+            raise Forbidden(f"{who} {verb} in {len(rooms) - invitations} rooms{what_then}")
+        owned = rooms.count("owner")
         if draft.body.get("role") == "owner" and owned >= limits.rooms_owned:
-            raise Forbidden(f"You own {owned} rooms, as many as one may")
+            verb = "own" if username == draft.sender else "owns"
+            raise Forbidden(f"{who} {verb} {owned} rooms, as many as one may")
 
-    def _change(self, draft: Draft, room: RoomState) -> None:
-        """Let somebody's membership begin, end, or go on in another role."""
-        name, username = key = draft.room.name, str(draft.body["username"])
-        role, before = draft.body.get("role"), self.standings.get(key)
-        roles = self.roles.get(username, {})
-        roles.pop(name, None)
-        if role is not None:
-            roles[name] = str(role)
-        if role is None:
-            self.standings.pop(key, None)
-            self.changed[key] = None
-        elif before is None:
-            self._stand(*key, str(role), room)
-        else:
-            self.standings[key] = self.changed[key] = evolve(before, role=str(role))
+    def _check_owners(self, draft: Draft, username: str) -> None:
+        """Raise Conflict where a room would lose its last owner."""
+        if self.owners.get(draft.room.name) == {username}:
+            raise Conflict("You are the only owner; first make somebody else one with set_role")
+
+    def _check_upon(self, action: str, draft: Draft, standing: Standing) -> None:
+        """Judge what somebody wants to do to another, or to themselves."""
+        username = str(draft.body["username"])
+        key = (draft.room.name, username)
+        if username not in self.users:
+            raise NotFound("There is no such user")
+        other, restraint = self.standings.get(key), self.restraints.get(key, Restraint())
+        role, given = other.role if other is not None else None, draft.body.get("role")
+        own = username == draft.sender
+        policy.check_upon(action, standing.role, role, str(given) if given else None, own=own)
+        banned = restraint.banned is not None and restraint.banned > draft.timestamp
+        muted = restraint.muted is not None and restraint.muted > draft.timestamp
+        match action:
+            case "invite" if other is not None:
+                is_ = "is invited" if role == INVITED else "is in this room"
+                raise Conflict(f"{username} {is_} already")
+            case "invite" if banned:
+                raise Conflict(f"{username} is banned from this room; unban them first")
+            case "kick" if other is None:
+                raise NotFound(f"{username} is not in this room")
+            case "unban" if not banned:
+                raise Conflict(f"{username} is not banned from this room")
+            case "unmute" if not muted:
+                raise Conflict(f"{username} is not muted in this room")
+            case "set_role" if role in (None, INVITED):
+                raise NotFound(f"{username} is not a member of this room")
+            case "set_role" if role == given:
+                raise Conflict(f"{username} has this role already")
+            case "set_role" if role == "owner":
+                self._check_owners(draft, username)
+        if draft.limits is not None:
+            self._check_rooms(draft, username, draft.limits)
+
+    def _change(self, draft: Draft, room: RoomState) -> tuple[Draft, Stands | None]:
+        """Let somebody's membership begin, end, or go on otherwise; say how it was done."""
+        name, username = draft.room.name, str(draft.body["username"])
+        key = (name, username)
+        before, restraint = self.standings.get(key), self.restraints.get(key, Restraint())
+        until = draft.body.get("until")
+        end = datetime.fromisoformat(str(until)) if until is not None else FOREVER
+        match draft.body["action"]:
+            case "join":
+                role = str(draft.body["role"])
+                if role == "member" and restraint.reader:
+                    role, body = "reader", {**draft.body, "role": "reader"}
+                    draft = evolve(draft, body=body)
+                self._stand(name, username, role, room)
+            case "invite":
+                self._stand(name, username, INVITED, room)
+            case "role" if before is not None:
+                role = str(draft.body["role"])
+                self.standings[key] = self.changed[key] = evolve(before, role=role)
+                self._restrain(key, evolve(restraint, reader=role == "reader"))
+            case "leave" | "kick" | "ban" as action:
+                if before is not None:
+                    self.standings.pop(key)
+                    self.changed[key] = None
+                if action == "ban":
+                    self._restrain(key, evolve(restraint, banned=end))
+            case "unban":
+                self._restrain(key, evolve(restraint, banned=None))
+            case "mute":
+                self._restrain(key, evolve(restraint, muted=end))
+            case "unmute":
+                self._restrain(key, evolve(restraint, muted=None))
+        return draft, self._note(key, before, room)
+
+    def _note(self, key: RoomUser, before: Standing | None, room: RoomState) -> Stands | None:
+        """Say where somebody stands now, and take it into what this batch knows of them."""
+        name, username = key
+        now = self.standings.get(key)
+        if username in self.roles:
+            self.roles[username].pop(name, None)
+            if now is not None:
+                self.roles[username][name] = now.role
+        if name in self.owners:
+            self.owners[name].discard(username)
+            if now is not None and now.role == "owner":
+                self.owners[name].add(username)
+        if now is None:
+            return Stands(None, 0, 0) if before is not None else None
+        return Stands(now.role, now.read, room.messages - now.read_messages)
+
+    def _restrain(self, key: RoomUser, restraint: Restraint) -> None:
+        if restraint != self.restraints.get(key, Restraint()):
+            self.restraints[key] = self.restrained[key] = restraint
+
+    def _update(self, draft: Draft, room: RoomState) -> None:
+        self.updates.setdefault(draft.room.name, {}).update(draft.body)
+        room.slow_mode = self.updates[draft.room.name].get("slow_mode", room.slow_mode)
+        room.archived = self.updates[draft.room.name].get("archived", room.archived)
 
     def _stand(self, room: str, username: str, role: str, state: RoomState) -> None:
         """Have somebody stand at the head: all before it is read."""
         standing = Standing(role, state.head, state.messages)
         self.standings[room, username] = self.changed[room, username] = standing
+
+
+def _action(draft: Draft) -> str:
+    """Return what the table calls that which a draft does."""
+    match draft.kind:
+        case "message":
+            return "send"
+        case "member":
+            action = str(draft.body["action"])
+            return "set_role" if action == "role" else action
+        case "room":
+            return "archive" if "archived" in draft.body else "update"
+    return draft.kind
+
+
+def _is_same(draft: Draft, room: RoomState) -> bool:
+    """Say whether a room is the one that a draft creates; a direct room is born of the first."""
+    return draft.room.kind == room.kind == "direct" or room.epoch == draft.room.epoch
 
 
 def _aim(draft: Draft) -> RoomSeq:
@@ -254,8 +416,10 @@ class Touched:
     rooms: set[str] = field(factory=set)
     people: set[RoomUser] = field(factory=set)
     txns: set[TxnKey] = field(factory=set)
-    joiners: set[str] = field(factory=set)
-    """Who is about to join under limits."""
+    limited: set[str] = field(factory=set)
+    """Those whose rooms are counted."""
+    owned: set[str] = field(factory=set)
+    """Rooms that may lose an owner."""
     targets: set[RoomSeq] = field(factory=set)
     """Messages to be edited or deleted."""
 
@@ -267,13 +431,16 @@ def touched(drafts: Iterable[Draft]) -> Touched:
         found.rooms.add(room)
         found.people.add((room, draft.sender))
         if draft.kind == "member":
-            found.people.add((room, str(draft.body["username"])))
+            username = str(draft.body["username"])
+            found.people.add((room, username))
+            if draft.body["action"] in ("leave", "role"):
+                found.owned.add(room)
+            if draft.limits is not None:
+                found.limited |= {username, draft.sender}
         elif draft.kind in ("edit", "delete"):
             found.targets.add(_aim(draft))
         if draft.txn_id is not None:
             found.txns.add((room, draft.sender, draft.txn_id))
-        if draft.limits is not None:
-            found.joiners.add(draft.sender)
     return found
 
 

@@ -7,11 +7,21 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from attrs import define, field
+from attrs import asdict, define, evolve, field
 
-from chatcore.events import Delete, Duplicate, Durable, Edit, MemberItem, Message, Stored
+from chatcore.events import (
+    DURABLE,
+    Delete,
+    Duplicate,
+    Durable,
+    Edit,
+    MemberItem,
+    Message,
+    ReportItem,
+    Stored,
+)
 from chatcore.folding import erased
-from chatcore.model import Draft, Membership, Room, User
+from chatcore.model import INVITED, Draft, Listed, Membership, Restraint, Room, User
 from chatcore.names import skeleton
 from chatcore.ports import Outcome
 from chatcore.repository.ledger import (
@@ -33,6 +43,10 @@ class _Log:
     """Messages up to each event."""
     drafts: list[int] = field(factory=list)
     members: dict[str, Standing] = field(factory=dict)
+    """And those who are invited."""
+    restraints: dict[str, Restraint] = field(factory=dict)
+    reports: dict[tuple[int, str], ReportItem] = field(factory=dict)
+    """By the message and who reported it."""
     edits: dict[int, list[int]] = field(factory=dict)
     """Of each message that has any, where they are."""
     deletions: dict[int, Duplicate] = field(factory=dict)
@@ -113,6 +127,10 @@ class MemoryRepository:
                     self._logs[room].members.pop(username, None)
                 else:
                     self._logs[room].members[username] = standing
+            for (room, username), restraint in ledger.restrained.items():
+                self._logs[room].restraints[username] = restraint
+            for room, fields in ledger.updates.items():
+                self._logs[room].room = evolve(self._logs[room].room, **fields)
             self._txns |= ledger.used
             return outcomes
 
@@ -121,7 +139,15 @@ class MemoryRepository:
         logs = {name: self._logs[name] for name in about.rooms if name in self._logs}
         return Ledger(
             rooms={
-                name: RoomState(log.room.epoch, log.room.kind, 1, log.head, log.messages(log.head))
+                name: RoomState(
+                    log.room.epoch,
+                    log.room.kind,
+                    1,
+                    log.head,
+                    log.messages(log.head),
+                    log.room.slow_mode,
+                    log.room.archived,
+                )
                 for name, log in logs.items()
             },
             users={username for _, username in about.people if username in self._users},
@@ -130,6 +156,16 @@ class MemoryRepository:
                 for room, username in about.people
                 if room in logs and username in logs[room].members
             },
+            restraints={
+                (room, username): logs[room].restraints[username]
+                for room, username in about.people
+                if room in logs and username in logs[room].restraints
+            },
+            owners={
+                room: {name for name, each in logs[room].members.items() if each.role == "owner"}
+                for room in about.owned
+                if room in logs
+            },
             txns={key: self._txns[key] for key in about.txns if key in self._txns},
             roles={
                 username: {
@@ -137,7 +173,7 @@ class MemoryRepository:
                     for name, log in self._logs.items()
                     if username in log.members
                 }
-                for username in about.joiners
+                for username in about.limited
             },
             targets={
                 (room, seq): logs[room].target(seq) if room in logs else None
@@ -196,16 +232,36 @@ class MemoryRepository:
             edits = (log.newest_edit(message.seq, upto) for message in found)
             return [*found, *(edit for edit in edits if edit is not None)]
 
+    def events(
+        self, room: str, kinds: Sequence[str], after: int, before: int, limit: int, *, newest: bool
+    ) -> Sequence[Durable]:
+        types = tuple(DURABLE[kind] for kind in kinds)
+        with self._lock:
+            window = self._logs[room].events[after : max(before - 1, 0)]
+            found = [event for event in window if isinstance(event, types)]
+            return found[max(0, len(found) - limit) :] if newest else found[:limit]
+
     # Who is in which room.
 
-    def rooms(self, username: str, after: str, limit: int) -> Sequence[Room]:
+    def rooms(self, username: str, after: str, limit: int) -> Sequence[Listed]:
         with self._lock:
             visible = (
-                log.room
+                Listed(
+                    **asdict(log.room),
+                    role=log.members[username].role if username in log.members else None,
+                )
                 for name, log in sorted(self._logs.items())
                 if name > after and (log.room.kind == "public" or username in log.members)
             )
             return [room for room, _ in zip(visible, range(limit), strict=False)]
+
+    def place(self, room: str, username: str) -> tuple[str | None, Restraint | None]:
+        with self._lock:
+            log = self._logs.get(room)
+            if log is None:
+                return None, None
+            standing = log.members.get(username)
+            return standing.role if standing else None, log.restraints.get(username)
 
     def membership(self, room: str, username: str, upto: int | None = None) -> Membership | None:
         with self._lock:
@@ -227,12 +283,33 @@ class MemoryRepository:
 
     def members(self, room: str, after: str, limit: int) -> Sequence[MemberItem]:
         with self._lock:
-            members = sorted(self._logs[room].members.items())
+            members = sorted(
+                (username, standing)
+                for username, standing in self._logs[room].members.items()
+                if standing.role != INVITED
+            )
             names = [username for username, _ in members]
             return [
                 MemberItem(username, self._users[username][0].display_name, standing.role)
                 for username, standing in members[bisect_right(names, after) :][:limit]
             ]
+
+    # What moderators are told.
+
+    def report(self, room: str, seq: int, username: str, reason: str, now: datetime) -> bool:
+        with self._lock:
+            log = self._logs[room]
+            target = log.target(seq)
+            if target is None or target.deletion is not None or username not in self._users:
+                return False
+            number = len(log.reports) + 1
+            log.reports.setdefault((seq, username), ReportItem(number, seq, username, reason, now))
+            return True
+
+    def reports(self, room: str, after: int, limit: int) -> Sequence[ReportItem]:
+        with self._lock:
+            found = [each for each in self._logs[room].reports.values() if each.number > after]
+            return found[:limit]
 
     # Accounts.
 

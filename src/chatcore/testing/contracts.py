@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from typing import Protocol
 
 import orjson
 
@@ -23,8 +23,20 @@ from chatcore.errors import (
 )
 from chatcore.events import Delete, Duplicate, Durable, Edit, Member, Message, Stored
 from chatcore.model import MAX_FRAME, Draft, Limits, Room, User
-from chatcore.ports import Bus, Link, Outcome, Repository, StraightLink
+from chatcore.ports import Bus, Link, Repository, StraightLink
 from chatcore.testing.clock import PATIENCE, eventually
+from chatcore.testing.drafts import (
+    LOBBY,
+    NOW,
+    SECRET,
+    all_stored,
+    delete,
+    edit,
+    member,
+    say,
+    types_of,
+)
+from chatcore.testing.moderation import MODERATION
 
 
 class LinkPeer(Protocol):
@@ -174,6 +186,7 @@ def check_repository(make: Callable[[], Repository]) -> None:
         _deletions,
         _deletions_within_a_batch,
         _rooms_and_members,
+        *MODERATION,
         _outcomes_can_be_looked_up,
     ):
         repository = make()
@@ -187,47 +200,6 @@ def check_repository(make: Callable[[], Repository]) -> None:
         finally:
             repository.close()
             repository.close()
-
-
-LOBBY = Room("lobby", title="Lobby", epoch="e1")
-SECRET = Room("secret", kind="private", epoch="e2")
-NOW = datetime(2026, 1, 1, 12, 30, 15, 123_000, tzinfo=UTC)
-
-
-def _say(sender: str, text: str, room: Room = LOBBY, **more: Any) -> Draft:
-    return Draft(
-        room=room, sender=sender, kind="message", body={"content": text}, timestamp=NOW, **more
-    )
-
-
-def _edit(sender: str, target: int, text: str, room: Room = LOBBY, **more: Any) -> Draft:
-    body = {"target": target, "content": text}
-    at = more.pop("timestamp", NOW + timedelta(minutes=1))
-    return Draft(room=room, sender=sender, kind="edit", body=body, timestamp=at, **more)
-
-
-def _delete(sender: str, target: int, room: Room = LOBBY, **more: Any) -> Draft:
-    body: dict[str, object] = {"target": target}
-    if "reason" in more:
-        body["reason"] = more.pop("reason")
-    at = NOW + timedelta(minutes=2)
-    return Draft(room=room, sender=sender, kind="delete", body=body, timestamp=at, **more)
-
-
-def _member(username: str, action: str, room: Room = LOBBY, **more: Any) -> Draft:
-    body = {"username": username, "action": action}
-    if action == "join":
-        body["role"] = more.pop("role", "member")
-    return Draft(room=room, sender=username, kind="member", body=body, timestamp=NOW, **more)
-
-
-def _events(outcomes: Sequence[Outcome]) -> list[Durable]:
-    assert all(isinstance(outcome, Stored) for outcome in outcomes), outcomes
-    return [outcome.event for outcome in outcomes if isinstance(outcome, Stored)]
-
-
-def _kinds(outcomes: Sequence[Outcome]) -> list[type]:
-    return [type(outcome) for outcome in outcomes]
 
 
 def _accounts(repository: Repository) -> None:
@@ -266,8 +238,8 @@ def _log_order(repository: Repository) -> None:
     assert repository.append([]) == []
     assert repository.head("lobby", 10) == (1, 0, [])
     texts = ["hello", 'tab\tnewline\n"quotes" \\ back', "☃ \U0001f600 é", "x" * 4000]
-    events = _events(
-        repository.append([_member("ada", "join"), *(_say("ada", text) for text in texts)])
+    events = all_stored(
+        repository.append([member("ada", "join"), *(say("ada", text) for text in texts)])
     )
     assert [event.seq for event in events] == [1, 2, 3, 4, 5]
     assert events[0] == Member("lobby", 1, "ada", NOW, "ada", "join", "member")
@@ -278,17 +250,17 @@ def _log_order(repository: Repository) -> None:
     # One refused draft fails alone and takes no seq; rooms count apart.
     outcomes = repository.append(
         [
-            _say("ada", "six"),
-            _say("bob", "not a member"),
-            _say("ada", "refused", refusal=RateLimited("slow down")),
-            _say("nobody", "no such user"),
-            _say("ada", "no such room", Room("nowhere")),
-            _member("ada", "join", SECRET, creates=True, role="owner"),
-            _say("ada", "one", SECRET),
-            _say("ada", "seven"),
+            say("ada", "six"),
+            say("bob", "not a member"),
+            say("ada", "refused", refusal=RateLimited("slow down")),
+            say("nobody", "no such user"),
+            say("ada", "no such room", Room("nowhere")),
+            member("ada", "join", SECRET, creates=True, role="owner"),
+            say("ada", "one", SECRET),
+            say("ada", "seven"),
         ]
     )
-    assert _kinds(outcomes) == [
+    assert types_of(outcomes) == [
         Stored,
         NotMember,
         RateLimited,
@@ -303,51 +275,51 @@ def _log_order(repository: Repository) -> None:
 
 
 def _retries(repository: Repository) -> None:
-    repository.append([_member("ada", "join"), _member("bob", "join")])
+    repository.append([member("ada", "join"), member("bob", "join")])
     first, again = repository.append(
-        [_say("ada", "once", txn_id="t1"), _say("ada", "once", txn_id="t1")]
+        [say("ada", "once", txn_id="t1"), say("ada", "once", txn_id="t1")]
     )
     assert isinstance(first, Stored)
     assert again == Duplicate(first.event.seq, NOW), "in one batch"
-    repository.append([_member("ada", "leave")])
+    repository.append([member("ada", "leave")])
     outcomes = repository.append(
         [
-            _say("ada", "once", txn_id="t1", refusal=RateLimited("slow down")),
-            _say("ada", "other", txn_id="t1"),
-            _say("bob", "once", txn_id="t1"),
+            say("ada", "once", txn_id="t1", refusal=RateLimited("slow down")),
+            say("ada", "other", txn_id="t1"),
+            say("bob", "once", txn_id="t1"),
         ]
     )
     assert outcomes[0] == again, "before roles and rates, and in another batch"
     assert isinstance(outcomes[1], TxnConflict)
     assert isinstance(outcomes[2], Stored), "another user's is another"
     refused = repository.append(
-        [_say("bob", "later", txn_id="t2", refusal=RateLimited("slow down"))]
+        [say("bob", "later", txn_id="t2", refusal=RateLimited("slow down"))]
     )
-    assert _kinds(refused) == [RateLimited]
-    assert _kinds(repository.append([_say("bob", "later", txn_id="t2")])) == [Stored]
+    assert types_of(refused) == [RateLimited]
+    assert types_of(repository.append([say("bob", "later", txn_id="t2")])) == [Stored]
 
 
 def _membership_rules(repository: Repository) -> None:
-    create = _member("ada", "join", SECRET, creates=True, role="owner")
+    create = member("ada", "join", SECRET, creates=True, role="owner")
     twin = Room("secret", epoch="e3")
     look_alike = Room("\u0455ecret", epoch="e4")
     outcomes = repository.append(
         [
             create,
-            _member("bob", "join", twin, creates=True, role="owner"),
-            _member("bob", "join", look_alike, creates=True, role="owner"),
-            _member("bob", "join", SECRET),
-            _say("bob", "let me in", SECRET),
-            _member("bob", "join"),
-            _member("bob", "join"),
-            _say("bob", "hello"),
-            _member("bob", "leave"),
-            _say("bob", "still here?"),
-            _member("bob", "leave"),
-            _member("bob", "join"),
+            member("bob", "join", twin, creates=True, role="owner"),
+            member("bob", "join", look_alike, creates=True, role="owner"),
+            member("bob", "join", SECRET),
+            say("bob", "let me in", SECRET),
+            member("bob", "join"),
+            member("bob", "join"),
+            say("bob", "hello"),
+            member("bob", "leave"),
+            say("bob", "still here?"),
+            member("bob", "leave"),
+            member("bob", "join"),
         ]
     )
-    assert _kinds(outcomes) == [
+    assert types_of(outcomes) == [
         Stored,
         Conflict,
         Conflict,
@@ -372,7 +344,8 @@ def _membership_rules(repository: Repository) -> None:
     bob = repository.membership("lobby", "bob")
     assert bob is not None
     assert (bob.head, bob.read, bob.unread) == (4, 4, 0), "who joins has read what was before"
-    repository.append([_member("cyd", "join"), _say("cyd", "1"), _say("cyd", "2")])
+    owner = member("cyd", "join", role="owner")
+    repository.append([owner, say("cyd", "1"), say("cyd", "2")])
     bob, cyd = repository.membership("lobby", "bob"), repository.membership("lobby", "cyd")
     assert bob is not None
     assert cyd is not None
@@ -381,26 +354,26 @@ def _membership_rules(repository: Repository) -> None:
     before = repository.membership("lobby", "bob", 6)
     assert before is not None
     assert (before.head, before.unread) == (6, 1), "as of a seq"
-    repository.append([_say("bob", "3")])
+    repository.append([say("bob", "3")])
     assert [membership.unread for membership in repository.memberships("bob")] == [0]
     promoted = {"username": "bob", "action": "role", "role": "moderator"}
     role = Draft(room=LOBBY, sender="cyd", kind="member", body=promoted, timestamp=NOW)
-    repository.append([_say("cyd", "4"), role])
+    repository.append([say("cyd", "4"), role])
     bob = repository.membership("lobby", "bob")
     assert bob is not None
     assert (bob.role, bob.read, bob.unread) == ("moderator", 8, 1), "a role reads nothing"
     assert repository.membership("secret", "bob") is None
     assert repository.membership("nowhere", "bob") is None
 
-    ghost = _member("ghost", "join", Room("haunted"), creates=True, role="owner")
-    assert _kinds(repository.append([_say("ada", "x", SECRET), ghost])) == [Stored, NotFound]
+    ghost = member("ghost", "join", Room("haunted"), creates=True, role="owner")
+    assert types_of(repository.append([say("ada", "x", SECRET), ghost])) == [Stored, NotFound]
     assert repository.room("haunted") is None, "nobody's room is not left behind"
 
 
 def _pages(repository: Repository) -> None:
-    drafts = [_member("ada", "join"), _member("bob", "join")]
-    drafts += [_say("ada", f"m{n}") for n in range(3, 8)]
-    drafts += [_member("bob", "leave"), _say("ada", "m9"), _say("ada", "m10")]
+    drafts = [member("ada", "join"), member("bob", "join")]
+    drafts += [say("ada", f"m{n}") for n in range(3, 8)]
+    drafts += [member("bob", "leave"), say("ada", "m9"), say("ada", "m10")]
     repository.append(drafts)
 
     def seqs(events: Sequence[Durable]) -> list[int]:
@@ -425,34 +398,34 @@ def _edits(repository: Repository) -> None:
     later = NOW + timedelta(minutes=1)
     repository.append(
         [
-            _member("ada", "join"),
-            _member("bob", "join"),
-            _say("ada", "three"),
-            _say("bob", "four"),
-            _member("ada", "join", SECRET, creates=True, role="owner"),
-            _say("ada", "two, elsewhere", SECRET),
+            member("ada", "join"),
+            member("bob", "join"),
+            say("ada", "three"),
+            say("bob", "four"),
+            member("ada", "join", SECRET, creates=True, role="owner"),
+            say("ada", "two, elsewhere", SECRET),
         ]
     )
     unread = repository.membership("lobby", "bob")
     outcomes = repository.append(
         [
-            _edit("ada", 3, "III", txn_id="e1"),
-            _edit("ada", 3, "III", txn_id="e1"),
-            _edit("ada", 3, "3", txn_id="e1"),
-            _edit("bob", 3, "not bob's"),
-            _edit("ada", 2, "no message"),
-            _edit("ada", 5, "an edit"),
-            _edit("ada", 99, "above the head"),
-            _edit("ada", 0, "below the first"),
-            _edit("cyd", 3, "not a member"),
-            _edit("cyd", 2, "nor here", SECRET),
-            _edit("ada", 3, "3", refusal=RateLimited("slow down")),
-            _edit("ada", 2, "2", SECRET),
-            _say("ada", "six"),
-            _edit("ada", 6, "6"),
+            edit("ada", 3, "III", txn_id="e1"),
+            edit("ada", 3, "III", txn_id="e1"),
+            edit("ada", 3, "3", txn_id="e1"),
+            edit("bob", 3, "not bob's"),
+            edit("ada", 2, "no message"),
+            edit("ada", 5, "an edit"),
+            edit("ada", 99, "above the head"),
+            edit("ada", 0, "below the first"),
+            edit("cyd", 3, "not a member"),
+            edit("cyd", 2, "nor here", SECRET),
+            edit("ada", 3, "3", refusal=RateLimited("slow down")),
+            edit("ada", 2, "2", SECRET),
+            say("ada", "six"),
+            edit("ada", 6, "6"),
         ]
     )
-    assert _kinds(outcomes) == [
+    assert types_of(outcomes) == [
         Stored,
         Duplicate,
         TxnConflict,
@@ -468,7 +441,7 @@ def _edits(repository: Repository) -> None:
     first = Edit("lobby", 5, "ada", later, 3, "III")
     assert getattr(outcomes[0], "event", None) == first
     assert outcomes[1] == Duplicate(5, later)
-    repository.append([_edit("ada", 3, "3")])
+    repository.append([edit("ada", 3, "3")])
     last = Edit("lobby", 8, "ada", later, 3, "3")
     log = repository.read("lobby", 0, 99, 99)
     three, six = Message("lobby", 3, "ada", NOW, "three"), Message("lobby", 6, "ada", NOW, "six")
@@ -494,8 +467,8 @@ def _edits(repository: Repository) -> None:
     assert unread is not None
     assert bob is not None
     assert (unread.unread, bob.unread, bob.read) == (0, 1, 4), "an edit is no message"
-    bobs = [_edit("bob", 4, "IV")]
-    assert _kinds(repository.append(bobs)) == [Stored]
+    bobs = [edit("bob", 4, "IV")]
+    assert types_of(repository.append(bobs)) == [Stored]
     bob = repository.membership("lobby", "bob")
     assert bob is not None
     assert (bob.unread, bob.read) == (1, 4), "and who edits has read nothing"
@@ -506,27 +479,27 @@ def _deletions(repository: Repository) -> None:
     at = NOW + timedelta(minutes=2)
     repository.append(
         [
-            _member("ada", "join"),
-            _member("bob", "join"),
-            _member("cyd", "join", role="moderator"),
-            _say("ada", "four"),
-            _say("ada", "five"),
-            _say("bob", "six"),
-            _edit("ada", 4, "IV"),
-            _edit("ada", 4, "4"),
-            _edit("ada", 5, "V"),
+            member("ada", "join"),
+            member("bob", "join"),
+            member("cyd", "join", role="moderator"),
+            say("ada", "four"),
+            say("ada", "five"),
+            say("bob", "six"),
+            edit("ada", 4, "IV"),
+            edit("ada", 4, "4"),
+            edit("ada", 5, "V"),
         ]
     )
     outcomes = repository.append(
         [
-            _delete("bob", 4),
-            _delete("ada", 4, txn_id="d1"),
-            _delete("ada", 7),
-            _delete("ada", 99),
-            _delete("cyd", 6, reason="spam"),
+            delete("bob", 4),
+            delete("ada", 4, txn_id="d1"),
+            delete("ada", 7),
+            delete("ada", 99),
+            delete("cyd", 6, reason="spam"),
         ]
     )
-    assert _kinds(outcomes) == [Forbidden, Stored, NotFound, NotFound, Stored]
+    assert types_of(outcomes) == [Forbidden, Stored, NotFound, NotFound, Stored]
     log = repository.read("lobby", 0, 99, 99)
     later = NOW + timedelta(minutes=1)
     assert [*log[3:]] == [
@@ -545,53 +518,53 @@ def _deletions(repository: Repository) -> None:
 
     again = repository.append(
         [
-            _delete("ada", 4, txn_id="d1"),
-            _delete("ada", 4, txn_id="d2"),
-            _delete("cyd", 4),
-            _delete("bob", 4),
-            _edit("ada", 4, "once more"),
-            _delete("ada", 5, txn_id="d2"),
+            delete("ada", 4, txn_id="d1"),
+            delete("ada", 4, txn_id="d2"),
+            delete("cyd", 4),
+            delete("bob", 4),
+            edit("ada", 4, "once more"),
+            delete("ada", 5, txn_id="d2"),
         ]
     )
     first = Duplicate(10, at)
     assert again[:3] == [first, first, first], "what is deleted stays so, by the first"
-    assert _kinds(again[3:]) == [Forbidden, NotFound, TxnConflict]
-    assert repository.append([_delete("ada", 4, txn_id="d2")]) == [first]
-    assert _kinds(repository.append([_delete("ada", 5, txn_id="d2")])) == [TxnConflict]
+    assert types_of(again[3:]) == [Forbidden, NotFound, TxnConflict]
+    assert repository.append([delete("ada", 4, txn_id="d2")]) == [first]
+    assert types_of(repository.append([delete("ada", 5, txn_id="d2")])) == [TxnConflict]
     assert repository.head("lobby", 0)[1] == 11
     bob = repository.membership("lobby", "bob")
     assert bob is not None
     assert (bob.unread, bob.read) == (0, 6), "a deletion is no message"
 
-    repository.append([_member("ada", "leave")])
-    assert _kinds(repository.append([_delete("ada", 5), _delete("cyd", 5)])) == [NotMember, Stored]
+    repository.append([member("ada", "leave")])
+    assert types_of(repository.append([delete("ada", 5), delete("cyd", 5)])) == [NotMember, Stored]
 
 
 def _deletions_within_a_batch(repository: Repository) -> None:
     """What came and went in one transaction is not told of as if it had stayed."""
     outcomes = repository.append(
         [
-            _member("ada", "join"),
-            _say("ada", "two"),
-            _say("ada", "three", txn_id="t"),
-            _edit("ada", 3, "III"),
-            _delete("ada", 3),
-            _delete("ada", 3),
-            _edit("ada", 3, "after all"),
-            _say("ada", "six"),
+            member("ada", "join"),
+            say("ada", "two"),
+            say("ada", "three", txn_id="t"),
+            edit("ada", 3, "III"),
+            delete("ada", 3),
+            delete("ada", 3),
+            edit("ada", 3, "after all"),
+            say("ada", "six"),
         ]
     )
-    assert _kinds(outcomes) == [*[Stored] * 5, Duplicate, NotFound, Stored]
-    told = _events([each for each in outcomes if isinstance(each, Stored)])
+    assert types_of(outcomes) == [*[Stored] * 5, Duplicate, NotFound, Stored]
+    told = all_stored([each for each in outcomes if isinstance(each, Stored)])
     assert [getattr(event, "content", None) for event in told] == [None, "two", "", "", None, "six"]
     assert told == list(repository.read("lobby", 0, 99, 99))
-    assert repository.append([_say("ada", "three", txn_id="t")]) == [Duplicate(3, NOW)]
+    assert repository.append([say("ada", "three", txn_id="t")]) == [Duplicate(3, NOW)]
 
 
 def _rooms_and_members(repository: Repository) -> None:
     repository.append(
-        [_member("ada", "join", SECRET, creates=True, role="owner")]
-        + [_member(name, "join") for name in ("cyd", "ada", "bob")]
+        [member("ada", "join", SECRET, creates=True, role="owner")]
+        + [member(name, "join") for name in ("cyd", "ada", "bob")]
     )
     assert [room.name for room in repository.rooms("ada", "", 9)] == ["lobby", "secret"]
     assert [room.name for room in repository.rooms("bob", "", 9)] == ["lobby"]
@@ -608,21 +581,21 @@ def _rooms_and_members(repository: Repository) -> None:
     tea, few = Room("tea", epoch="e5"), Limits(rooms_joined=2)
     outcomes = repository.append(
         [
-            _member("ada", "join", tea, creates=True, role="owner", limits=few),
-            _member("cyd", "join", tea),
-            _member("cyd", "leave"),
+            member("ada", "join", tea, creates=True, role="owner", limits=few),
+            member("cyd", "join", tea),
+            member("cyd", "leave"),
         ]
     )
-    assert _kinds(outcomes) == [Forbidden, NotFound, Stored], "one room too many"
+    assert types_of(outcomes) == [Forbidden, NotFound, Stored], "one room too many"
     assert repository.room("tea") is None, "and it is not there for others"
     assert repository.add_room(tea)
 
 
 def _outcomes_can_be_looked_up(repository: Repository) -> None:
-    drafts = [_member("ada", "join"), _say("ada", "kept")]
+    drafts = [member("ada", "join"), say("ada", "kept")]
     outcomes = repository.append(drafts)
     assert list(repository.stored(drafts, outcomes)) == [True, True]
-    never = _say("ada", "never stored")
+    never = say("ada", "never stored")
     at = Stored(Message("lobby", 2, "ada", NOW, "never stored"), 1, 1)
     beyond = Stored(Message("lobby", 3, "ada", NOW, "never stored"), 1, 2)
     refused: ChatError = NotMember("no")

@@ -12,15 +12,23 @@ from typing import ParamSpec, TypeAlias, TypeVar
 from attrs import field, frozen
 
 from chatcore.errors import OutcomeUnknown, StorageFull, Unavailable
-from chatcore.events import Durable, Edit, MemberItem, Message, Stored, committed
-from chatcore.model import Draft, Membership, Room, User
+from chatcore.events import (
+    Durable,
+    Edit,
+    MemberItem,
+    Message,
+    ReportItem,
+    Stored,
+    committed,
+)
+from chatcore.model import Draft, Listed, Membership, Restraint, Room, User
 from chatcore.ports import Outcome, Repository
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 WRITES = frozenset(
-    "append add_room add_user set_password add_token remove_token remove_tokens".split()
+    "append add_room report add_user set_password add_token remove_token remove_tokens".split()
 )
 """The methods that a full disk refuses."""
 
@@ -196,8 +204,16 @@ class FaultyRepository:
     ) -> Sequence[Message | Edit]:
         return self._do(self.inside.messages, room, after, before, limit, newest=newest, upto=upto)
 
-    def rooms(self, username: str, after: str, limit: int) -> Sequence[Room]:
+    def events(
+        self, room: str, kinds: Sequence[str], after: int, before: int, limit: int, *, newest: bool
+    ) -> Sequence[Durable]:
+        return self._do(self.inside.events, room, kinds, after, before, limit, newest=newest)
+
+    def rooms(self, username: str, after: str, limit: int) -> Sequence[Listed]:
         return self._do(self.inside.rooms, username, after, limit)
+
+    def place(self, room: str, username: str) -> tuple[str | None, Restraint | None]:
+        return self._do(self.inside.place, room, username)
 
     def membership(self, room: str, username: str, upto: int | None = None) -> Membership | None:
         return self._do(self.inside.membership, room, username, upto)
@@ -207,6 +223,12 @@ class FaultyRepository:
 
     def members(self, room: str, after: str, limit: int) -> Sequence[MemberItem]:
         return self._do(self.inside.members, room, after, limit)
+
+    def report(self, room: str, seq: int, username: str, reason: str, now: datetime) -> bool:
+        return self._do(self.inside.report, room, seq, username, reason, now)
+
+    def reports(self, room: str, after: int, limit: int) -> Sequence[ReportItem]:
+        return self._do(self.inside.reports, room, after, limit)
 
     def add_user(self, user: User, password_hash: str | None) -> bool:
         return self._do(self.inside.add_user, user, password_hash)

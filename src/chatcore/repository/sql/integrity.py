@@ -11,6 +11,8 @@ from attrs import NOTHING, fields_dict
 
 from chatcore.errors import SchemaError
 from chatcore.events import DURABLE
+from chatcore.model import INVITED
+from chatcore.policy import ROLES
 from chatcore.repository.sql.schema import metadata
 
 
@@ -56,6 +58,7 @@ def _findings(connection: sa.Connection, whole: bool) -> Iterator[str]:
     yield from _ends(connection)
     if whole:
         yield from _references(connection)
+        yield from _words(connection)
         yield from _events(connection)
         yield from _texts(connection)
 
@@ -100,6 +103,38 @@ def _references(connection: sa.Connection) -> Iterator[str]:
         yield f"a row of the table {table} belongs to none of the table {parent}"
 
 
+def _words(connection: sa.Connection) -> Iterator[str]:
+    """What decides who may do what is one of the words and numbers that there are."""
+    found = connection.exec_driver_sql(
+        "SELECT name FROM rooms WHERE kind NOT IN ('public', 'private', 'direct')"
+        " OR typeof(slow_mode) <> 'integer' OR archived NOT IN (0, 1)"
+    )
+    for (name,) in found:
+        yield f"the room {name!r} is of no kind that there is"
+    known = ", ".join(map(repr, (*ROLES, INVITED)))
+    found = connection.exec_driver_sql(
+        "SELECT rooms.name, users.username FROM members JOIN rooms ON rooms.id = room_id"
+        f" JOIN users ON users.id = user_id WHERE role NOT IN ({known})"
+    )
+    for name, username in found:
+        yield f"{username} has no role in the room {name!r} that there is"
+    ends = " OR ".join(
+        f"({moment} IS NOT NULL AND NOT ({_is_moment(moment)}))"
+        for moment in ("banned", "muted", "spoke")
+    )
+    found = connection.exec_driver_sql(
+        "SELECT rooms.name, users.username FROM restraints JOIN rooms ON rooms.id = room_id"
+        f" JOIN users ON users.id = user_id WHERE {ends}"
+    )
+    for name, username in found:
+        yield f"what holds {username} back in the room {name!r} cannot be read"
+
+
+def _is_moment(column: str) -> str:
+    """A condition on a number: a datetime can be it."""
+    return f"typeof({column}) = 'integer' AND {column} BETWEEN -62135596800000 AND 253402300799999"
+
+
 def _events(connection: sa.Connection) -> Iterator[str]:
     """Each event can be read as one, no number is missing, and the messages are as counted."""
     sound = " ".join(f"WHEN {kind!r} THEN {_body(event)}" for kind, event in DURABLE.items())
@@ -108,9 +143,7 @@ def _events(connection: sa.Connection) -> Iterator[str]:
         "SELECT rooms.name, rooms.head - rooms.first + 1 - count(*),"
         " min(seq) FILTER (WHERE NOT sound),"
         " rooms.messages - sum(events.kind = 'message') - min(before) FROM ("
-        " SELECT +room_id AS room_id, seq, kind, CASE WHEN typeof(timestamp) = 'integer'"
-        # What a datetime can be.
-        " AND timestamp BETWEEN -62135596800000 AND 253402300799999"
+        f" SELECT +room_id AS room_id, seq, kind, CASE WHEN {_is_moment('timestamp')}"
         " AND typeof(messages) = 'integer' AND typeof(draft) = 'integer' AND json_valid(body)"
         f" THEN coalesce(CASE kind {sound} END, 0) ELSE 0 END AS sound,"
         " messages - (kind = 'message') AS before FROM events"
@@ -133,7 +166,7 @@ def _body(event: type[Any]) -> str:
         if name not in ("room", "seq", "sender", "timestamp")
     }
     needed = (f"json_type(body, {path}) IS NOT NULL" for path, must in own.items() if must)
-    return f"json_remove(body, {', '.join(own)}) = '{{}}' AND {' AND '.join(needed)}"
+    return " AND ".join([f"json_remove(body, {', '.join(own)}) = '{{}}'", *needed])
 
 
 def _texts(connection: sa.Connection) -> Iterator[str]:

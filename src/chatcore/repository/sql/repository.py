@@ -17,14 +17,32 @@ import orjson
 import sqlalchemy as sa
 
 from chatcore.errors import OutcomeUnknown
-from chatcore.events import DURABLE, Duplicate, Durable, Edit, MemberItem, Message, Stored
+from chatcore.events import (
+    DURABLE,
+    Duplicate,
+    Durable,
+    Edit,
+    MemberItem,
+    Message,
+    ReportItem,
+    Stored,
+)
 from chatcore.folding import ERASED
-from chatcore.model import Draft, Membership, Room, User
+from chatcore.model import INVITED, Draft, Listed, Membership, Restraint, Room, User
 from chatcore.names import skeleton
 from chatcore.ports import Outcome
 from chatcore.repository.ledger import Ledger, RoomState, Standing, Target, Txn, touched
 from chatcore.repository.sql.dialect import Connection, Dialect
-from chatcore.repository.sql.schema import events, members, rooms, tokens, txns, users
+from chatcore.repository.sql.schema import (
+    events,
+    members,
+    reports,
+    restraints,
+    rooms,
+    tokens,
+    txns,
+    users,
+)
 
 
 def milliseconds(moment: datetime) -> int:
@@ -113,6 +131,18 @@ class SqlRepository:
             ]
             if ended:
                 connection.execute(sql.remove_members, _given(ended))
+            if ledger.restrained:
+                restrained = [
+                    [room_ids[room], user_ids[user], *_restraint_row(restraint)]
+                    for (room, user), restraint in ledger.restrained.items()
+                ]
+                connection.execute(sql.set_restraints, _given(restrained))
+            if ledger.updates:
+                updated = [
+                    [room_ids[room], *map(fields.get, ("title", "topic", "slow_mode", "archived"))]
+                    for room, fields in ledger.updates.items()
+                ]
+                connection.execute(sql.update_rooms, _given(updated))
             if ledger.used:
                 connection.execute(
                     sql.add_txns,
@@ -142,23 +172,33 @@ class SqlRepository:
             "rooms": [[name] for name in about.rooms],
             "people": [*about.people],
             "txns": [*about.txns],
-            "joiners": [[username] for username in about.joiners],
+            "limited": [[username] for username in about.limited],
+            "owned": [[name] for name in about.owned],
             "targets": [*about.targets],
         }
-        found_rooms, found_users, found_txns, found_roles, found_targets = _loaded(
+        found_rooms, found_users, found_txns, found_roles, found_owners, found_targets = _loaded(
             connection, self._sql.load, given
         )
-        roles: dict[str, dict[str, str]] = {username: {} for username in about.joiners}
+        roles: dict[str, dict[str, str]] = {username: {} for username in about.limited}
         for username, room, role in found_roles:
             roles[username][room] = role
+        owners: dict[str, set[str]] = {name: set() for name in about.owned}
+        for room, username in found_owners:
+            owners[room].add(username)
         ledger = Ledger(
             rooms={name: RoomState(*state) for name, _, *state in found_rooms},
             users={username for _, username, *_ in found_users},
             standings={
                 (room, username): Standing(role, read, read_messages)
-                for room, username, _, role, read, read_messages in found_users
+                for room, username, _, role, read, read_messages, *_ in found_users
                 if role is not None
             },
+            restraints={
+                (room, username): _restraint(row)
+                for room, username, _, _, _, _, *row in found_users
+                if row[-1] is not None
+            },
+            owners=owners,
             txns={
                 (room, username, txn_id): Txn(seq, moment(timestamp), fingerprint)
                 for room, username, txn_id, seq, timestamp, fingerprint in found_txns
@@ -198,7 +238,7 @@ class SqlRepository:
     def room(self, name: str) -> Room | None:
         with self._dialect.reading() as connection:
             row = connection.row(self._sql.room, {"name": name})
-            return Room(*row) if row else None
+            return _room(row) if row else None
 
     def head(self, room: str, tail: int) -> tuple[int, int, Sequence[Durable]]:
         with self._dialect.reading() as connection:
@@ -215,13 +255,14 @@ class SqlRepository:
             "rooms": [[name] for name in rooms],
             "people": [],
             "txns": [],
-            "joiners": [],
+            "limited": [],
+            "owned": [],
             "targets": [],
         }
         with self._dialect.reading() as connection:
             found, *_ = _loaded(connection, self._sql.load, given)
         self._unread = False
-        return {name: head for name, _, _, _, _, head, _ in found}
+        return {name: head for name, _, _, _, _, head, *_ in found}
 
     def read(self, room: str, after: int, upto: int, limit: int) -> Sequence[Durable]:
         with self._dialect.reading() as connection:
@@ -248,13 +289,33 @@ class SqlRepository:
                 edits.append(Edit(room, edit_seq, sender, moment(edit_at), **edit_body))
         return [*messages, *edits]
 
+    def events(
+        self, room: str, kinds: Sequence[str], after: int, before: int, limit: int, *, newest: bool
+    ) -> Sequence[Durable]:
+        window = {"room": room, "after": after, "before": before, "limit": limit}
+        statement = self._sql.newest_events if newest else self._sql.oldest_events
+        with self._dialect.reading() as connection:
+            found = connection.taken(statement, {**window, **_given([kind] for kind in kinds)})
+        return _events(room, found)
+
     # Who is in which room.
 
-    def rooms(self, username: str, after: str, limit: int) -> Sequence[Room]:
+    def rooms(self, username: str, after: str, limit: int) -> Sequence[Listed]:
         page = {"username": username, "after": after, "limit": limit}
         with self._dialect.reading() as connection:
             found = connection.taken(self._sql.rooms, page)
-        return [Room(*row) for row in sorted(found)]
+        return [
+            Listed(name, kind, title, topic, epoch, slow_mode, bool(archived), role)
+            for name, kind, title, topic, epoch, slow_mode, archived, role in sorted(found)
+        ]
+
+    def place(self, room: str, username: str) -> tuple[str | None, Restraint | None]:
+        with self._dialect.reading() as connection:
+            row = connection.row(self._sql.place, {"room": room, "username": username})
+        if row is None:
+            return None, None
+        role, *restraint = row
+        return role, _restraint(restraint) if restraint[-1] is not None else None
 
     def membership(self, room: str, username: str, upto: int | None = None) -> Membership | None:
         with self._dialect.reading() as connection:
@@ -273,6 +334,27 @@ class SqlRepository:
         with self._dialect.reading() as connection:
             found = connection.taken(self._sql.members, page)
         return [MemberItem(*row) for row in sorted(found)]
+
+    # What moderators are told.
+
+    def report(self, room: str, seq: int, username: str, reason: str, now: datetime) -> bool:
+        with self._dialect.writing() as connection:
+            found = connection.taken(self._sql.load_target, _given([[room, seq]], "targets"))
+            if not found or found[0][3] is not None:
+                return False
+            report = [room, seq, username, reason, milliseconds(now)]
+            connection.execute(self._sql.add_report, _given([report]))
+            connection.commit()
+        return True
+
+    def reports(self, room: str, after: int, limit: int) -> Sequence[ReportItem]:
+        page = {"room": room, "after": after, "limit": limit}
+        with self._dialect.reading() as connection:
+            found = connection.taken(self._sql.reports, page)
+        return [
+            ReportItem(number, seq, whose, reason, moment(at))
+            for number, seq, whose, reason, at in sorted(found)
+        ]
 
     # Accounts.
 
@@ -328,8 +410,8 @@ class SqlRepository:
             connection.commit()
 
 
-def _given(rows: Any) -> dict[str, str]:
-    return {"given": orjson.dumps(list(rows)).decode()}
+def _given(rows: Any, by: str = "given") -> dict[str, str]:
+    return {by: orjson.dumps(list(rows)).decode()}
 
 
 def _loaded(
@@ -344,9 +426,25 @@ def _room_row(room: Room) -> list[object]:
 
 
 def _membership(row: Sequence[Any]) -> Membership:
-    name, kind, title, topic, epoch, role, first, head, read, unread = row
-    room = Room(name, kind, title, topic, epoch)
-    return Membership(room, role, epoch, first, head, read, max(0, unread))
+    *described, role, first, head, read, unread = row
+    room = _room(described)
+    return Membership(room, role, room.epoch, first, head, read, max(0, unread))
+
+
+def _room(row: Sequence[Any]) -> Room:
+    name, kind, title, topic, epoch, slow_mode, archived = row
+    return Room(name, kind, title, topic, epoch, slow_mode, bool(archived))
+
+
+def _restraint(row: Sequence[Any]) -> Restraint:
+    *moments, reader = row
+    banned, muted, spoke = (None if each is None else moment(each) for each in moments)
+    return Restraint(banned, muted, spoke, bool(reader))
+
+
+def _restraint_row(restraint: Restraint) -> list[object]:
+    moments = (restraint.banned, restraint.muted, restraint.spoke)
+    return [*(each and milliseconds(each) for each in moments), restraint.reader]
 
 
 def _events(room: str, found: list[list[Any]]) -> list[Durable]:
@@ -389,7 +487,15 @@ class _Statements:
                 rooms.c.first,
                 rooms.c.head,
                 rooms.c.messages,
+                rooms.c.slow_mode,
+                rooms.c.archived,
             ).join_from(row, rooms, rooms.c.name == row.c.name)
+        )
+        restrained = (
+            restraints.c.banned,
+            restraints.c.muted,
+            restraints.c.spoke,
+            restraints.c.reader,
         )
         row = given("room", "username", by="people")
         load_standings = taken(
@@ -400,12 +506,17 @@ class _Statements:
                 members.c.role,
                 members.c.read,
                 members.c.read_messages,
+                *restrained,
             )
             .join_from(row, users, users.c.username == row.c.username)
             .outerjoin(rooms, rooms.c.name == row.c.room)
             .outerjoin(
                 members,
                 sa.and_(members.c.room_id == rooms.c.id, members.c.user_id == users.c.id),
+            )
+            .outerjoin(
+                restraints,
+                sa.and_(restraints.c.room_id == rooms.c.id, restraints.c.user_id == users.c.id),
             )
         )
         row = given("room", "username", "txn_id", by="txns")
@@ -429,15 +540,26 @@ class _Statements:
                 ),
             )
         )
-        row = given("username", by="joiners")
+        row = given("username", by="limited")
         load_roles = taken(
             sa.select(row.c.username, rooms.c.name, members.c.role)
             .join_from(row, users, users.c.username == row.c.username)
             .join(members, members.c.user_id == users.c.id)
             .join(rooms, rooms.c.id == members.c.room_id)
         )
+        row = given("name", by="owned")
+        load_owners = taken(
+            sa.select(row.c.name, users.c.username)
+            .join_from(row, rooms, rooms.c.name == row.c.name)
+            .join(
+                members,
+                # Spelled out, or the index of owners alone would not be taken for it.
+                sa.and_(members.c.room_id == rooms.c.id, sa.text("members.role = 'owner'")),
+            )
+            .join(users, users.c.id == members.c.user_id)
+        )
         row, deletions = given("room", "seq", by="targets"), events.alias("deletions")
-        load_targets = taken(
+        self.load_target = load_targets = taken(
             sa.select(
                 row.c.room,
                 row.c.seq,
@@ -464,12 +586,13 @@ class _Statements:
                 ),
             )
         )
-        # One statement for all five: most of what a lone send costs is each statement's own.
+        # One statement for all six: most of what a lone send costs is each statement's own.
         self.load = sa.select(
             load_rooms.scalar_subquery().label("rooms"),
             load_standings.scalar_subquery().label("people"),
             load_txns.scalar_subquery().label("txns"),
-            load_roles.scalar_subquery().label("joiners"),
+            load_roles.scalar_subquery().label("limited"),
+            load_owners.scalar_subquery().label("owned"),
             load_targets.scalar_subquery().label("targets"),
         )
         row = given("room", "seq", "draft")
@@ -515,6 +638,19 @@ class _Statements:
         self.remove_members = sa.delete(members).where(
             sa.tuple_(members.c.room_id, members.c.user_id).in_(sa.select(*row.c))
         )
+        row = given("room_id", "user_id", "banned", "muted", "spoke", "reader")
+        self.set_restraints = dialect.upsert(restraints, sa.select(*row.c))
+        row = given("id", "title", "topic", "slow_mode", "archived")
+        self.update_rooms = (
+            sa.update(rooms)
+            .values(
+                {
+                    name: sa.func.coalesce(row.c[name], rooms.c[name])
+                    for name in ("title", "topic", "slow_mode", "archived")
+                }
+            )
+            .where(rooms.c.id == row.c.id)
+        )
         row = given("id")
         self.remove_rooms = sa.delete(rooms).where(rooms.c.id.in_(sa.select(row.c.id)))
         row = given("room_id", "user_id", "txn_id", "seq", "timestamp", "fingerprint")
@@ -541,17 +677,33 @@ class _Statements:
         self.read = taken(oldest)
         self.oldest_messages = taken(_with_newest_edit(oldest))
         self.newest_messages = taken(_with_newest_edit(newest))
+        row = given("kind")
+        # Spelled out, or the index of what is no message would not be taken for it.
+        others = window.where(
+            sa.text("events.kind <> 'message'"), events.c.kind.in_(sa.select(row.c.kind))
+        )
+        self.oldest_events = taken(others.order_by(events.c.seq))
+        self.newest_events = taken(others.order_by(events.c.seq.desc()))
         self.head = sa.select(rooms.c.first, rooms.c.head).where(rooms.c.name == param("room"))
 
         # Rooms and who is in them.
-        described = (rooms.c.name, rooms.c.kind, rooms.c.title, rooms.c.topic, rooms.c.epoch)
+        described = (
+            rooms.c.name,
+            rooms.c.kind,
+            rooms.c.title,
+            rooms.c.topic,
+            rooms.c.epoch,
+            rooms.c.slow_mode,
+            rooms.c.archived,
+        )
         self.room = sa.select(*described).where(rooms.c.name == param("name"))
-        mine = sa.select(members.c.room_id).where(members.c.user_id == user_id)
+        mine = sa.and_(members.c.room_id == rooms.c.id, members.c.user_id == user_id)
         self.rooms = taken(
-            sa.select(*described)
+            sa.select(*described, members.c.role)
+            .outerjoin_from(rooms, members, mine)
             .where(
                 rooms.c.name > param("after"),
-                sa.or_(rooms.c.kind == "public", rooms.c.id.in_(mine)),
+                sa.or_(rooms.c.kind == "public", members.c.role.is_not(None)),
             )
             .order_by(rooms.c.name)
             .limit(param("limit"))
@@ -580,8 +732,59 @@ class _Statements:
         self.members = taken(
             sa.select(users.c.username, users.c.display_name, members.c.role)
             .join_from(members, users, users.c.id == members.c.user_id)
-            .where(members.c.room_id == room_id, users.c.username > param("after"))
+            .where(
+                members.c.room_id == room_id,
+                members.c.role != INVITED,
+                users.c.username > param("after"),
+            )
             .order_by(users.c.username)
+            .limit(param("limit"))
+        )
+        self.place = (
+            sa.select(members.c.role, *restrained)
+            .join_from(rooms, users, users.c.username == param("username"))
+            .outerjoin(
+                members,
+                sa.and_(members.c.room_id == rooms.c.id, members.c.user_id == users.c.id),
+            )
+            .outerjoin(
+                restraints,
+                sa.and_(restraints.c.room_id == rooms.c.id, restraints.c.user_id == users.c.id),
+            )
+            .where(rooms.c.name == param("room"))
+        )
+
+        # Reports.
+        row = given("room", "seq", "username", "reason", "timestamp")
+        newest_report = (
+            sa.select(sa.func.max(reports.c.number))
+            .where(reports.c.room_id == rooms.c.id)
+            .scalar_subquery()
+        )
+        self.add_report = dialect.insert_new(
+            reports,
+            sa.select(
+                rooms.c.id.label("room_id"),
+                (sa.func.coalesce(newest_report, 0) + 1).label("number"),
+                row.c.seq,
+                users.c.id.label("user_id"),
+                row.c.reason,
+                row.c.timestamp,
+            )
+            .join_from(row, rooms, rooms.c.name == row.c.room)
+            .join(users, users.c.username == row.c.username),
+        )
+        self.reports = taken(
+            sa.select(
+                reports.c.number,
+                reports.c.seq,
+                users.c.username,
+                reports.c.reason,
+                reports.c.timestamp,
+            )
+            .join_from(reports, users, users.c.id == reports.c.user_id)
+            .where(reports.c.room_id == room_id, reports.c.number > param("after"))
+            .order_by(reports.c.number)
             .limit(param("limit"))
         )
 

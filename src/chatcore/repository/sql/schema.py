@@ -43,6 +43,8 @@ rooms = sa.Table(
     sa.Column("first", sa.BigInteger, nullable=False),
     sa.Column("head", sa.BigInteger, nullable=False),
     sa.Column("messages", sa.BigInteger, nullable=False),
+    sa.Column("slow_mode", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("archived", sa.Boolean, nullable=False, server_default=sa.false()),
 )
 
 events = sa.Table(
@@ -66,6 +68,7 @@ events = sa.Table(
         "seq",
         sqlite_where=sa.text("target IS NOT NULL"),  # most have none, and cost it nothing
     ),
+    sa.Index("ix_events_audit", "room_id", "seq", sqlite_where=sa.text("kind <> 'message'")),
 )
 """The log.
 
@@ -81,8 +84,37 @@ members = sa.Table(
     sa.Column("role", sa.Text, nullable=False),
     sa.Column("read", sa.BigInteger, nullable=False),
     sa.Column("read_messages", sa.BigInteger, nullable=False),
+    sa.Index("ix_members_owners", "room_id", "role", sqlite_where=sa.text("role = 'owner'")),
     sqlite_with_rowid=False,
 )
+"""And those who are invited, by the role `invited`."""
+
+restraints = sa.Table(
+    "restraints",
+    metadata,
+    sa.Column("room_id", sa.Integer, sa.ForeignKey("rooms.id"), primary_key=True),
+    sa.Column("user_id", sa.Integer, sa.ForeignKey("users.id"), primary_key=True, index=True),
+    sa.Column("banned", sa.BigInteger),
+    sa.Column("muted", sa.BigInteger),
+    sa.Column("spoke", sa.BigInteger),
+    sa.Column("reader", sa.Boolean, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""Apart from the members, for they outlive a membership.  `banned` and `muted` say until when."""
+
+reports = sa.Table(
+    "reports",
+    metadata,
+    sa.Column("room_id", sa.Integer, sa.ForeignKey("rooms.id"), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("seq", sa.BigInteger, nullable=False),
+    sa.Column("user_id", sa.Integer, sa.ForeignKey("users.id"), nullable=False, index=True),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("timestamp", sa.BigInteger, nullable=False),
+    sa.UniqueConstraint("room_id", "seq", "user_id", name="uq_reports_message_user"),
+    sqlite_with_rowid=False,
+)
+"""`seq` is the message's, `user_id` who reported it."""
 
 txns = sa.Table(
     "txns",

@@ -1,0 +1,173 @@
+"""Durable commands made into drafts: texts checked, the policy asked, rates taken."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
+from typing import assert_never
+
+from chatcore import commands, model, names
+from chatcore.errors import ChatError, Invalid, NotFound, RateLimited
+from chatcore.events import Duplicate
+from chatcore.model import Draft, Limits, Room, User
+from chatcore.policy import Rates
+from chatcore.ports import Outcome, Policy
+
+_ACTIONS: Mapping[type[commands.Upon], str] = {
+    commands.Invite: "invite",
+    commands.Kick: "kick",
+    commands.Ban: "ban",
+    commands.Unban: "unban",
+    commands.Mute: "mute",
+    commands.Unmute: "unmute",
+    commands.SetRole: "role",
+}
+"""What a `member` event calls that which a command does."""
+
+
+class Drafting:
+    """Makes drafts on behalf of users.
+
+    A draft takes along why it is refused, for the log to look first whether its txn_id
+    is known, and whether its sender may know that there is such a room.
+    """
+
+    def __init__(
+        self,
+        room: Callable[[str], Awaitable[Room]],
+        policy: Policy,
+        limits: Limits,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._room = room
+        self._policy = policy
+        self._limits = limits
+        self._now = now
+        self._messages = Rates(limits.messages, "Slow down: too many messages")
+
+    async def draft(self, user: User, command: commands.Durable) -> Draft:
+        """Return what a command asks of the log.  Raises what can be refused at once."""
+        # What can be refused without the room is, whether there is such a room or not.
+        kind, body, refusal = self._body(user, command)
+        try:
+            if _is_rated(command):
+                self._messages.take(user.username)
+        except RateLimited as error:
+            if _txn_id(command) is None:
+                raise
+            refusal = error
+        room = await self._room(command.room)
+        limits = None
+        if kind == "member" and (body["action"] == "invite" or body.get("role") == "owner"):
+            limits = self._limits
+        return Draft(
+            room=room,
+            sender=user.username,
+            kind=kind,
+            body=body,
+            timestamp=self._now(),
+            txn_id=_txn_id(command),
+            refusal=refusal or self._refusal(user, command, room),
+            limits=limits,
+        )
+
+    def joins(
+        self, user: User, room: Room, username: str, role: str = "member", *, creates: bool = False
+    ) -> Draft:
+        """Return what makes somebody a member of a room, which may be born with it."""
+        return Draft(
+            room=room,
+            sender=user.username,
+            kind="member",
+            body={"username": username, "action": "join", "role": role},
+            timestamp=self._now(),
+            creates=creates,
+            limits=self._limits,
+        )
+
+    def _refusal(self, user: User, command: commands.Command, room: Room) -> ChatError | None:
+        """Return why the host's policy says no, where it does."""
+        try:
+            self._policy.check(user, command, room)
+        except ChatError as error:
+            return error
+        return None
+
+    def take(self, user: User) -> None:
+        """Count what is no message, and costs the server as much.  Raises RateLimited."""
+        self._messages.take(user.username)
+
+    def settled(self, command: commands.Durable, draft: Draft, outcome: Outcome) -> None:
+        """Give back what a retry has taken: it costs nothing."""
+        repeats = isinstance(outcome, Duplicate) and not isinstance(draft.refusal, RateLimited)
+        if repeats and _is_rated(command):
+            self._messages.give_back(draft.sender)
+
+    def _body(
+        self, user: User, command: commands.Durable
+    ) -> tuple[str, Mapping[str, object], ChatError | None]:
+        """Return an event's word and fields, and what is wrong with them only now."""
+        most = self._limits.content_chars
+        match command:
+            case commands.Send(content=text):
+                return "message", {"content": model.content(text, most)}, None
+            case commands.Edit(seq=target, content=text):
+                return "edit", {"target": target, "content": model.content(text, most)}, None
+            case commands.Delete(seq=target, reason=reason):
+                return "delete", {"target": target, **_reason(reason)}, None
+            case commands.Leave():
+                return "member", {"username": user.username, "action": "leave"}, None
+            case commands.Update():
+                return "room", _fields(command), None
+            case (
+                commands.Ban(until=until, reason=reason) | commands.Mute(until=until, reason=reason)
+            ):
+                body = {**_upon(command), **_reason(reason)}
+                if until is None:
+                    return "member", body, None
+                past = until <= self._now()
+                return (
+                    "member",
+                    {**body, "until": model.rfc3339(until)},
+                    Invalid("until is in the past") if past else None,
+                )
+            case commands.SetRole(role=role):
+                return "member", {**_upon(command), "role": role}, None
+            case commands.Invite() | commands.Kick() | commands.Unban() | commands.Unmute():
+                return "member", _upon(command), None
+            case _:
+                assert_never(command)
+
+
+def _is_rated(command: commands.Durable) -> bool:
+    """Whether `limits.messages` is for it; to take something back is free."""
+    return isinstance(command, commands.Send | commands.Edit)
+
+
+def _txn_id(command: commands.Durable) -> str | None:
+    return None if isinstance(command, commands.Leave) else command.txn_id
+
+
+def _upon(command: commands.Upon) -> dict[str, object]:
+    try:
+        username = names.username(command.username)
+    except Invalid:
+        raise NotFound("There is no such user") from None
+    return {"username": username, "action": _ACTIONS[type(command)]}
+
+
+def _reason(reason: str | None) -> dict[str, object]:
+    return {} if reason is None else {"reason": model.line(reason, "reason", 500)}
+
+
+def _fields(command: commands.Update) -> dict[str, object]:
+    fields: dict[str, object] = {}
+    if command.title is not None:
+        fields["title"] = model.line(command.title, "title", 100)
+    if command.topic is not None:
+        fields["topic"] = model.line(command.topic, "topic", 500)
+    if command.slow_mode is not None:
+        fields["slow_mode"] = command.slow_mode
+    if command.archived is not None:
+        fields["archived"] = command.archived
+    return fields

@@ -1,0 +1,553 @@
+"""What any repository must do about roles, bans and mutes, rooms that change, and reports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+from chatcore import policy
+from chatcore.errors import (
+    Banned,
+    ChatError,
+    Conflict,
+    Forbidden,
+    Muted,
+    NotMember,
+    RateLimited,
+    TxnConflict,
+)
+from chatcore.events import Duplicate, Member, ReportItem, RoomChanged, Stands, Stored
+from chatcore.model import FOREVER, Draft, Limits, Listed, Restraint, Room, User, rfc3339
+from chatcore.names import direct_room
+from chatcore.ports import Outcome, Repository
+from chatcore.testing.drafts import (
+    NOW,
+    SECRET,
+    all_stored,
+    delete,
+    edit,
+    member,
+    say,
+    types_of,
+    update,
+    upon,
+)
+
+PAIR = direct_room("ada", "bob")
+
+
+def _soon(seconds: float) -> str:
+    return rfc3339(NOW + timedelta(seconds=seconds))
+
+
+def _codes(outcomes: Sequence[Outcome]) -> list[str]:
+    return [outcome.code if isinstance(outcome, ChatError) else "yes" for outcome in outcomes]
+
+
+def _the_table(repository: Repository) -> None:
+    """Of each role each action, as the table says; each in a room of its own."""
+    people = ("owner", "moderator", "member", "reader", "invited", "stranger", "banned")
+    for name in (*people, "other", "last"):
+        repository.add_user(User(name, name), None)
+    for action, cells in policy.MAY.items():
+        if action in ("read", "audit", "report", "reports"):
+            continue  # which the chat asks for
+        for who in people:
+            room = Room(f"{action}-{who}", epoch="e")
+            _furnish(repository, room)
+            (outcome,) = repository.append([_attempt(action, who, room)])
+            again = action == "join" and who in policy.ROLES  # there is nothing to be done
+            assert ["conflict" if again else cells[who]] == _codes([outcome]), (action, who)
+        private = Room(f"{action}-private", "private", epoch="e")
+        _furnish(repository, private)
+        for who in ("stranger", "banned"):
+            (outcome,) = repository.append([_attempt(action, who, private)])
+            assert [cells["outsider"]] == _codes([outcome]), (action, who)
+        for name, code in (("muted", "muted"), ("archived", "forbidden")):
+            room = Room(f"{action}-{name}", "private", epoch="e")
+            _furnish(repository, room)
+            if name == "muted":
+                repository.append([upon("owner", "mute", "member", room)])
+            else:
+                repository.append([update("owner", room, archived=True)])
+            (outcome,) = repository.append([_attempt(action, "member", room)])
+            expected = code if action in policy.WRITING else cells["member"]
+            expected = "conflict" if action == "join" else expected
+            assert [expected] == _codes([outcome]), (action, name)
+
+
+def _furnish(repository: Repository, room: Room) -> None:
+    """Fill a room: one of each role, somebody who is banned, and another, of whom to ask it."""
+    action = room.name.partition("-")[0]
+    drafts = [
+        member("owner", "join", room, creates=True, role="owner"),
+        say("owner", "two", room),
+        *(upon("owner", "invite", name, room) for name in ("moderator", "member", "reader")),
+        *(member(name, "join", room) for name in ("moderator", "member", "reader")),
+        say("moderator", "nine", room),
+        say("member", "ten", room),
+        say("reader", "eleven", room),
+        upon("owner", "role", "moderator", room, role="moderator"),
+        upon("owner", "role", "reader", room, role="reader"),
+        upon("owner", "invite", "invited", room),
+        upon("owner", "ban", "banned", room),
+        upon("owner", "invite", "last", room),
+        member("last", "join", room),
+        upon("owner", "role", "last", room, role="owner"),
+        upon("owner", "ban" if action == "unban" else "mute", "other", room),
+    ]
+    if action in ("kick", "set_role"):
+        drafts += [upon("owner", "invite", "other", room), member("other", "join", room)]
+    assert {"yes"} == {*_codes(repository.append(drafts))}
+
+
+def _attempt(action: str, who: str, room: Room) -> Draft:
+    seq = {"owner": 2, "moderator": 9, "member": 10, "reader": 11}.get(who, 2)
+    match action:
+        case "join" | "leave":
+            return member(who, action, room)
+        case "send":
+            return say(who, "hello", room)
+        case "edit":
+            return edit(who, seq, "hello", room)
+        case "delete":
+            return delete(who, seq, room)
+        case "delete_any":
+            return delete(who, 2 if who != "owner" else 9, room)
+        case "update":
+            return update(who, room, topic="Tea")
+        case "archive":
+            return update(who, room, archived=True)
+        case "set_role":
+            return upon(who, "role", "other", room, role="reader")
+    return upon(who, action, "other", room)
+
+
+def _ranks(repository: Repository) -> None:
+    """Who may act upon whom, and make them what; and there is an owner always."""
+    owner, moderator = "ada", "bob"
+    for name in ("dee", "eve", "fay"):
+        repository.add_user(User(name, name), None)
+    repository.append(
+        [
+            member("ada", "join", role="owner"),
+            *(member(name, "join") for name in ("bob", "cyd", "dee", "eve")),
+            upon("ada", "role", "bob", role="moderator"),
+            upon("ada", "role", "dee", role="moderator"),
+            upon("ada", "role", "eve", role="reader"),
+        ]
+    )
+    refused = repository.append(
+        [
+            *(upon(moderator, action, owner) for action in ("kick", "ban", "mute", "unmute")),
+            *(upon(moderator, action, "dee") for action in ("kick", "ban", "mute")),
+            upon(moderator, "role", owner, role="member"),
+            upon(moderator, "role", "dee", role="member"),
+            upon(moderator, "role", "cyd", role="moderator"),
+            upon(moderator, "role", "cyd", role="owner"),
+            upon(moderator, "role", moderator, role="owner"),
+            *(upon(moderator, action, moderator) for action in ("kick", "ban", "mute", "unmute")),
+            *(upon(owner, action, owner) for action in ("kick", "ban", "mute", "invite")),
+            upon("cyd", "role", "cyd", role="reader"),
+        ]
+    )
+    assert {Forbidden} == {*types_of(refused)}, refused
+    assert _codes(
+        repository.append(
+            [
+                upon(moderator, "role", "cyd", role="reader"),
+                upon(moderator, "role", "eve", role="member"),
+                upon(moderator, "kick", "eve"),
+                upon(moderator, "ban", "fay"),
+                upon(moderator, "role", "fay", role="reader"),
+                upon(moderator, "role", "nobody", role="reader"),
+                upon(moderator, "kick", "eve"),
+                upon(moderator, "unban", "cyd"),
+                upon(moderator, "unmute", "cyd"),
+                upon(moderator, "role", "cyd", role="reader"),
+                upon(moderator, "invite", "cyd"),
+                upon(moderator, "invite", "fay"),
+                upon(moderator, "role", moderator, role="member"),
+                upon(moderator, "kick", "cyd"),
+            ]
+        )
+    ) == [*["yes"] * 4, *["not_found"] * 3, *["conflict"] * 5, "yes", "forbidden"]
+
+    last = repository.append(
+        [
+            member(owner, "leave"),
+            upon(owner, "role", owner, role="member"),
+            upon(owner, "role", "cyd", role="owner"),
+            upon("cyd", "role", owner, role="moderator"),
+            member("cyd", "leave"),
+            upon("cyd", "role", owner, role="owner"),
+            member("cyd", "leave"),
+            member(owner, "leave"),
+        ]
+    )
+    conflicts = [each for each, outcome in enumerate(last) if isinstance(outcome, Conflict)]
+    assert conflicts == [0, 1, 4, 7], "the last owner stays one"
+    assert types_of(last).count(Stored) == 4
+    assert "set_role" in str(last[0]), "which says what to do"
+    many = Limits(rooms_owned=1)
+    repository.append([member("dee", "join", Room("dees"), creates=True, role="owner")])
+    handed = upon(owner, "role", "dee", role="owner", limits=many)
+    assert _codes(repository.append([handed])) == ["forbidden"], "who owns too many already"
+
+
+def _bans_and_mutes(repository: Repository) -> None:
+    """They end by the clock, hold for who is no member, and are told as they are."""
+    repository.append([member("ada", "join", role="owner"), member("bob", "join")])
+    assert repository.place("lobby", "bob") == ("member", None)
+    assert repository.place("lobby", "cyd") == (None, None)
+    assert repository.place("nowhere", "cyd") == (None, None)
+    ban = upon("ada", "ban", "bob", until=_soon(60), reason="spam", txn_id="b")
+    (told,) = repository.append([ban])
+    end = NOW + timedelta(seconds=60)
+    assert isinstance(told, Stored)
+    assert told.event == Member("lobby", 3, "ada", NOW, "bob", "ban", None, end, "spam")
+    assert (told.stands, told.epoch) == (Stands(None, 0, 0), "e1")
+    assert repository.place("lobby", "bob") == (None, Restraint(banned=end))
+
+    outcomes = repository.append(
+        [
+            say("bob", "four"),
+            member("bob", "join"),
+            upon("ada", "invite", "bob"),
+            upon("ada", "ban", "bob", until=_soon(60), reason="spam", txn_id="b"),
+            upon("ada", "ban", "bob", until=_soon(61), reason="spam", txn_id="b"),
+            upon("ada", "mute", "cyd", until=_soon(60)),
+            member("cyd", "join"),
+            say("cyd", "in vain"),
+            edit("cyd", 99, "in vain", timestamp=NOW),
+        ]
+    )
+    assert types_of(outcomes) == [
+        Banned,
+        Banned,
+        Conflict,
+        Duplicate,
+        TxnConflict,
+        Stored,
+        Stored,
+        Muted,
+        Muted,
+    ]
+    assert "until 2026" in str(outcomes[0])
+    muted = outcomes[5]
+    assert isinstance(muted, Stored)
+    assert muted.stands is None, "who is not in the room is told nothing of it"
+
+    later = NOW + timedelta(seconds=60)
+    outcomes = repository.append(
+        [
+            say("cyd", "almost", timestamp=later - timedelta(milliseconds=1)),
+            say("cyd", "now", timestamp=later),
+            member("bob", "join", timestamp=later - timedelta(milliseconds=1)),
+            member("bob", "join", timestamp=later),
+            upon("ada", "unban", "bob", timestamp=later),
+            upon("ada", "unmute", "cyd", timestamp=later),
+        ]
+    )
+    assert types_of(outcomes) == [Muted, Stored, Banned, Stored, Conflict, Conflict]
+
+    # For ever, until they are lifted; a mute outlives leaving, and so does being a reader.
+    repository.append([upon("ada", "unban", "bob")])  # which it is not yet, by this clock
+    outcomes = repository.append(
+        [
+            upon("ada", "mute", "bob"),
+            member("bob", "leave"),
+            member("bob", "join"),
+            say("bob", "in vain"),
+            upon("ada", "unmute", "bob"),
+            say("bob", "thank you"),
+            upon("ada", "role", "bob", role="reader"),
+            member("bob", "leave"),
+            member("bob", "join"),
+            say("bob", "in vain"),
+            upon("ada", "role", "bob", role="member"),
+            say("bob", "thank you"),
+            upon("ada", "ban", "bob"),
+            upon("ada", "unban", "bob"),
+            member("bob", "join"),
+        ]
+    )
+    assert _codes(outcomes) == [*["yes"] * 3, "muted", *["yes"] * 5, "forbidden", *["yes"] * 5]
+    again = outcomes[8]
+    assert isinstance(again, Stored)
+    assert isinstance(again.event, Member)
+    assert again.event.role == "reader", "as what they come back"
+    assert again.event in repository.read("lobby", 0, 99, 99)
+    assert repository.place("lobby", "bob") == ("member", Restraint())
+    repository.append([upon("ada", "ban", "cyd")])
+    assert repository.place("lobby", "cyd") == (None, Restraint(banned=FOREVER, muted=end))
+
+
+def _what_is_theirs_goes_no_further(repository: Repository) -> None:
+    """In one batch, too: nothing of somebody is stored above the event that ended it."""
+    outcomes = repository.append(
+        [
+            member("ada", "join", role="owner"),
+            member("bob", "join"),
+            say("bob", "three"),
+            upon("ada", "kick", "bob"),
+            say("bob", "five"),
+            edit("bob", 3, "five"),
+            delete("bob", 3),
+            member("bob", "leave"),
+            member("bob", "join"),
+            say("bob", "six"),
+        ]
+    )
+    assert types_of(outcomes) == [*[Stored] * 4, *[NotMember] * 4, Stored, Stored]
+    stands = [each.stands for each in outcomes if isinstance(each, Stored)]
+    assert stands[3:5] == [Stands(None, 0, 0), Stands("member", 5, 0)]
+    repository.append([say("ada", "seven"), upon("ada", "mute", "bob")])
+    (told,) = repository.append([upon("ada", "role", "bob", role="moderator")])
+    assert isinstance(told, Stored)
+    assert told.stands == Stands("moderator", 6, 1), "a role reads nothing"
+
+
+def _invitations(repository: Repository) -> None:
+    few = Limits(rooms_joined=1)
+    (_, invited) = repository.append(
+        [
+            member("ada", "join", SECRET, creates=True, role="owner"),
+            upon("ada", "invite", "bob", SECRET, limits=few),
+        ]
+    )
+    assert isinstance(invited, Stored)
+    assert invited.event == Member("secret", 2, "ada", NOW, "bob", "invite")
+    assert invited.stands == Stands("invited", 2, 0)
+    assert [(room.name, room.role) for room in repository.rooms("bob", "", 9)] == [
+        ("lobby", None),
+        ("secret", "invited"),
+    ]
+    assert repository.rooms("ada", "lobby", 9) == [
+        Listed("secret", "private", epoch="e2", role="owner")
+    ]
+    (membership,) = repository.memberships("bob")
+    assert (membership.room, membership.role) == (SECRET, "invited")
+    assert [each.username for each in repository.members("secret", "", 9)] == ["ada"]
+    outcomes = repository.append(
+        [
+            say("bob", "not yet", SECRET),
+            upon("ada", "invite", "bob", SECRET),
+            upon("ada", "invite", "nobody", SECRET),
+            member("ada", "join", Room("den", epoch="e3"), creates=True, role="owner"),
+            upon("ada", "invite", "bob", Room("den"), limits=few),
+            member("bob", "leave", SECRET),
+            member("bob", "join", SECRET),
+            upon("ada", "invite", "bob", Room("den"), limits=few),
+            upon("ada", "invite", "bob", SECRET),
+            upon("ada", "kick", "bob", SECRET),
+            member("bob", "join", SECRET),
+            upon("ada", "invite", "bob", SECRET),
+            member("bob", "join", SECRET, limits=few),
+            member("bob", "join", Room("den"), limits=few),
+        ]
+    )
+    assert _codes(outcomes) == [
+        "not_member",
+        "conflict",
+        "not_found",
+        "yes",
+        "forbidden",  # one is invited to as many rooms as one may be in
+        "yes",  # which declines
+        "not_found",
+        "yes",
+        "yes",
+        "yes",  # which withdraws
+        "not_found",
+        "yes",
+        "yes",
+        "forbidden",  # which is one room too many
+    ]
+    assert repository.place("den", "bob") == ("invited", None)
+
+
+def _direct_rooms(repository: Repository) -> None:
+    """Born of whoever comes first, and the same for both."""
+
+    def enters(sender: str, username: str, epoch: str, **more: Any) -> Draft:
+        room = Room(PAIR, "direct", "ada, bob", epoch=epoch)
+        return upon(sender, "join", username, room, role="member", creates=True, **more)
+
+    outcomes = repository.append(
+        [
+            enters("ada", "nobody", "e0"),
+            enters("ada", "bob", "e1"),
+            enters("bob", "ada", "e2"),
+            enters("ada", "ada", "e1"),
+            enters("bob", "bob", "e2"),
+            say("bob", "three", Room(PAIR)),
+        ]
+    )
+    assert _codes(outcomes) == ["not_found", "yes", "yes", "conflict", "conflict", "yes"]
+    room = repository.room(PAIR)
+    assert room is not None
+    assert (room.kind, room.title, room.epoch) == ("direct", "ada, bob", "e0")
+    second = outcomes[2]
+    assert isinstance(second, Stored)
+    assert second.epoch == "e0", "and not what its own draft had"
+    assert [each.username for each in repository.members(PAIR, "", 9)] == ["ada", "bob"]
+    outcomes = repository.append(
+        [
+            *(upon("ada", action, "cyd", room) for action in ("invite", "ban", "mute")),
+            update("ada", room, topic="Tea"),
+            member("cyd", "join", room),
+            member("bob", "leave", room),
+            member("bob", "join", room),
+            enters("bob", "bob", "e3", limits=Limits(rooms_joined=0)),
+            enters("ada", "bob", "e4"),
+        ]
+    )
+    assert _codes(outcomes) == [
+        *["forbidden"] * 4,
+        "not_found",
+        "yes",
+        "not_found",
+        "forbidden",
+        "yes",
+    ]
+    assert repository.room(PAIR) == room
+
+
+def _rooms_change(repository: Repository) -> None:
+    repository.append([member("ada", "join", role="owner"), member("bob", "join")])
+    (told, *_) = repository.append([update("ada", title="Hall", topic="☃"), say("bob", "4")])
+    assert isinstance(told, Stored)
+    assert told.event == RoomChanged("lobby", 3, "ada", NOW, "Hall", "☃")
+    assert repository.room("lobby") == Room("lobby", title="Hall", topic="☃", epoch="e1")
+    outcomes = repository.append(
+        [
+            update("ada", slow_mode=30),
+            update("ada", title="Lobby", archived=True),
+            say("bob", "in vain"),
+            say("ada", "in vain"),
+            delete("bob", 4),
+            update("ada", archived=False),
+        ]
+    )
+    assert _codes(outcomes) == ["yes", "yes", "forbidden", "forbidden", "yes", "yes"]
+    changed = Room("lobby", title="Lobby", topic="☃", epoch="e1", slow_mode=30)
+    assert repository.room("lobby") == changed
+    membership = repository.membership("lobby", "bob")
+    assert membership is not None
+    assert membership.room == changed
+    assert repository.rooms("cyd", "", 9) == [
+        Listed("lobby", title="Lobby", topic="☃", epoch="e1", slow_mode=30)
+    ]
+    assert all_stored([told])[0] == repository.read("lobby", 2, 3, 9)[0]
+
+
+def _slow_mode(repository: Repository) -> None:
+    """A message every so many seconds, for those who keep no order; also in one batch."""
+    repository.append([member("ada", "join", role="owner"), member("bob", "join")])
+
+    def at(seconds: float, sender: str = "bob", **more: Any) -> Draft:
+        moment = NOW + timedelta(seconds=seconds)
+        return say(sender, f"at {seconds}", timestamp=moment, **more)
+
+    outcomes = repository.append(
+        [
+            at(-5),
+            update("ada", slow_mode=10),
+            at(0, txn_id="t"),
+            at(4),
+            at(0, txn_id="t"),
+            edit("bob", 5, "an edit waits for no turn"),
+            at(1, "ada"),
+            at(2, "ada"),
+        ]
+    )
+    assert _codes(outcomes) == ["yes", "yes", "yes", "rate_limited", "yes", "yes", "yes", "yes"]
+    refused = outcomes[3]
+    assert isinstance(refused, RateLimited)
+    assert (refused.retryable, refused.retry_after) == (True, 6)
+    assert _codes(repository.append([at(9.999), at(10), at(11)])) == [
+        "rate_limited",
+        "yes",
+        "rate_limited",
+    ], "in another batch"
+    again = [member("bob", "leave"), member("bob", "join"), at(12)]
+    assert _codes(repository.append(again)) == ["yes", "yes", "rate_limited"], "also who comes back"
+    assert _codes(repository.append([at(-3600)])) == ["yes"], "a clock that was set back"
+    off = [update("ada", slow_mode=0), at(13), at(13)]
+    assert _codes(repository.append(off)) == ["yes", "yes", "yes"]
+
+
+def _audit(repository: Repository) -> None:
+    """The events that are no messages, in pages."""
+    repository.append(
+        [
+            member("ada", "join", role="owner"),
+            member("bob", "join"),
+            say("bob", "three"),
+            edit("bob", 3, "3"),
+            upon("ada", "mute", "bob"),
+            update("ada", topic="Tea"),
+            say("ada", "seven"),
+            delete("ada", 3),
+            upon("ada", "kick", "bob"),
+        ]
+    )
+
+    def seqs(
+        kinds: Sequence[str], after: int, before: int, limit: int, *, newest: bool
+    ) -> list[int]:
+        found = repository.events("lobby", kinds, after, before, limit, newest=newest)
+        return [event.seq for event in found]
+
+    assert seqs(["member"], 0, 99, 9, newest=True) == [1, 2, 5, 9]
+    assert seqs(["member", "room"], 0, 99, 2, newest=True) == [6, 9]
+    assert seqs(["member", "room"], 2, 99, 2, newest=False) == [5, 6]
+    assert seqs(["edit", "delete"], 0, 8, 9, newest=True) == [4]
+    assert seqs(["edit", "delete"], 3, 99, 9, newest=False) == [4, 8]
+    assert seqs(["room"], 0, 99, 0, newest=True) == []
+    log = repository.read("lobby", 0, 99, 99)
+    kinds = ["edit", "delete", "member", "room"]
+    expected = [event for event in log if event.seq not in (3, 7)]
+    assert repository.events("lobby", kinds, 0, 99, 99, newest=False) == expected
+
+
+def _reports(repository: Repository) -> None:
+    repository.append(
+        [
+            member("ada", "join", role="owner"),
+            say("ada", "two"),
+            say("ada", "three"),
+            member("ada", "join", SECRET, creates=True, role="owner"),
+            say("ada", "two", SECRET),
+            delete("ada", 3),
+        ]
+    )
+    assert repository.reports("lobby", 0, 9) == []
+    assert repository.report("lobby", 2, "bob", "spam ☃", NOW)
+    assert repository.report("lobby", 2, "cyd", "rude", NOW)
+    assert repository.report("secret", 2, "cyd", "elsewhere", NOW)
+    later = NOW + timedelta(seconds=1)
+    assert repository.report("lobby", 2, "bob", "once more", later), "the first one counts"
+    for seq in (0, 1, 3, 4, 99):
+        assert not repository.report("lobby", seq, "bob", "no message", NOW)
+    first = ReportItem(1, 2, "bob", "spam ☃", NOW)
+    second = ReportItem(2, 2, "cyd", "rude", NOW)
+    assert repository.reports("lobby", 0, 9) == [first, second]
+    assert repository.reports("lobby", 0, 1) == [first]
+    assert repository.reports("lobby", 1, 9) == [second]
+    assert repository.reports("secret", 0, 9) == [ReportItem(1, 2, "cyd", "elsewhere", NOW)]
+
+
+MODERATION: Sequence[Callable[[Repository], None]] = (
+    _the_table,
+    _ranks,
+    _bans_and_mutes,
+    _what_is_theirs_goes_no_further,
+    _invitations,
+    _direct_rooms,
+    _rooms_change,
+    _slow_mode,
+    _audit,
+    _reports,
+)

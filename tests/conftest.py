@@ -40,6 +40,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="how many clients come back at once (100; the figures in the docs need 2000)",
     )
     parser.addoption(
+        "--interleavings",
+        type=int,
+        default=100,
+        help="how often people are removed and come back (100; the figures in the docs need 5000)",
+    )
+    parser.addoption(
         "--seed", type=int, help="what a campaign's chances are drawn from; it is printed"
     )
     parser.addoption(
@@ -69,6 +75,11 @@ def sends(request: pytest.FixtureRequest) -> int:
 @pytest.fixture
 def storm(request: pytest.FixtureRequest) -> int:
     return int(request.config.getoption("--storm"))
+
+
+@pytest.fixture
+def interleavings(request: pytest.FixtureRequest) -> int:
+    return int(request.config.getoption("--interleavings"))
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import contextlib
 import random
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
@@ -289,6 +289,57 @@ def test_left_by_an_event_of_ones_own() -> None:
     answered(story.ada.sending("lobby", "later"), 8)
     story.bob.saw(leaving)
     story.bob.readings["lobby"].pop(0)
+    assert [] == story.violations()
+
+
+@pytest.mark.parametrize("how", ["leave", "kick", "ban"])
+def test_stored_of_somebody_who_was_gone(how: str) -> None:
+    story = Story()
+    story.events += [Member("lobby", 7, "bob", NOW, "ada", how), message(8, "ada", "five")]
+    answered(story.ada.sending("lobby", "five"), 8)
+    for reading in story.bob.readings["lobby"]:
+        reading.seen += story.events[-2:]
+    assert [("trespass", "ada", "8 is stored, after 7 ended it")] == story.violations()
+    story.events[7:7] = [arrival(8, "ada")]
+    story.events[8] = message(9, "ada", "five")
+    story.ada.sends[-1].seq = 9
+    for reading in story.bob.readings["lobby"]:
+        reading.seen[-1:] = story.events[-2:]
+    assert [] == story.violations(), "who has come back may"
+
+
+def test_seen_by_somebody_who_was_gone() -> None:
+    story = Story()
+    kicked = Member("lobby", 7, "ada", NOW, "bob", "kick")
+    story.events += [kicked, message(8, "ada", "five"), arrival(9, "bob")]
+    answered(story.ada.sending("lobby", "five"), 8)
+    reading = story.bob.readings["lobby"][-1]
+    reading.seen += story.events[6:8]
+    assert [("trespass", "bob", "8 was seen, after 7 ended it")] == [
+        each for each in story.violations() if each[0] != "gap"
+    ]
+    reading.seen.pop()
+    reading.ended = True
+    story.heard.clear()
+    story.bob.joined(reply(9, *story.events[7:], recovered=True), Since("e", 7))
+    assert [] == story.violations(), "who has come back may read what was said meanwhile"
+
+
+@pytest.mark.parametrize("until", [None, NOW + timedelta(seconds=1), NOW])
+def test_stored_of_somebody_who_was_muted(until: datetime | None) -> None:
+    story = Story()
+    mute = Member("lobby", 7, "bob", NOW, "ada", "mute", until=until)
+    story.events += [mute, message(8, "ada", "five")]
+    answered(story.ada.sending("lobby", "five"), 8)
+    for reading in story.bob.readings["lobby"]:
+        reading.seen += story.events[-2:]
+    muted = [("trespass", "ada", "8 is stored, after 7 muted them")]
+    assert ([] if until == NOW else muted) == story.violations()
+    story.events[7:7] = [Member("lobby", 8, "bob", NOW, "ada", "unmute")]
+    story.events[8] = message(9, "ada", "five")
+    story.ada.sends[-1].seq = 9
+    for reading in story.bob.readings["lobby"]:
+        reading.seen[-1:] = story.events[-2:]
     assert [] == story.violations()
 
 

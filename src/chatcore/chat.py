@@ -49,7 +49,7 @@ from chatcore.events import (
     Stored,
     WhoReply,
 )
-from chatcore.feed import Listener
+from chatcore.feed import Feed, Listener
 from chatcore.hub import Hub
 from chatcore.journal import Journal
 from chatcore.model import (
@@ -489,14 +489,14 @@ class Chat(Moderation):
         found = await self._room(room)
         async with self.hub.feed(found.name) as feed:
             # With the feed held, a membership that ends meanwhile is noted there.
-            membership = await self._membership(found, user, feed.head)
-            if membership is None or membership.role == INVITED:
+            membership = await self._membership(found, user, feed)
+            if membership is None:
                 await self._check("join", user, command, found)
                 with contextlib.suppress(Conflict):  # joined on another connection, just before
                     draft = self._drafting.joins(user, found, user.username)
                     await self.hub.reach(feed, await self._append(draft))
-                membership = await self._membership(found, user, feed.head)
-                if membership is None or membership.role == INVITED:
+                membership = await self._membership(found, user, feed)
+                if membership is None:
                     raise NotMember("You must join the chat first")
             else:
                 self._policy.check(user, command, found)
@@ -779,8 +779,17 @@ class Chat(Moderation):
         policy.check(action, room, role, restraint, self._now())
         self._policy.check(user, command, room)
 
-    async def _membership(self, room: Room, user: User, upto: int | None) -> Membership | None:
-        return await self._read(self._repository.membership, room.name, user.username, upto)
+    async def _membership(self, room: Room, user: User, feed: Feed) -> Membership | None:
+        """Return a membership as of a head that has their joining: on another connection, say."""
+        while True:
+            membership = await self._read(
+                self._repository.membership, room.name, user.username, feed.head
+            )
+            if membership is None or membership.role == INVITED:
+                return None
+            if membership.read <= membership.head:
+                return membership
+            await self.hub.reach(feed, membership.read)
 
     def _now(self) -> datetime:
         """The clock, to the millisecond that the log keeps."""

@@ -386,7 +386,7 @@ class Hub:
                 self._give(subscription, joined[listener.link.wire], before)
             if subscription.cursor is None:
                 self._unsubscribe(subscription)
-            else:
+            elif subscription.end is None:  # else they came back elsewhere, and not here
                 subscription.end = event.seq
 
     # Those who are behind.

@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 
 from attrs import define, field, frozen
 
-from chatcore.events import Delete, Durable, Edit, Message
+from chatcore.events import Delete, Durable, Edit, Member, Message
 from chatcore.folding import erased, fold
 from chatcore.model import INTEGERS
 from chatcore.ports import Repository
@@ -21,7 +21,9 @@ from chatcore.testing.record import Reading, Record, Sent
 PAGE = 1_000
 """Events that are read from a repository at once."""
 
-Kind: TypeAlias = Literal["lost", "duplicated", "reordered", "phantom", "gap", "altered"]
+Kind: TypeAlias = Literal[
+    "lost", "duplicated", "reordered", "phantom", "gap", "altered", "trespass"
+]
 
 
 @frozen
@@ -37,6 +39,8 @@ class Violation:
     - `gap`: a reader's seqs jump though nothing told of it, or the stored ones do.
     - `altered`: stored with another text than was sent, or seen otherwise than stored; or
       a text that is there, or is seen, after it was deleted.
+    - `trespass`: stored of somebody who had left, was removed or was muted, and had not
+      been let in again; or seen by them.
     """
 
     kind: Kind
@@ -121,6 +125,7 @@ def check_history(
         found += _check_log(room, log)
         found += _check_sends(room, log, sends.get(room, {}))
         stored = _Stored(log)
+        found += _check_absences(room, log, stored)
         for record in records:
             readings: Sequence[Reading] = record.readings.get(room, ())
             for reading in readings:
@@ -158,6 +163,27 @@ def _check_log(room: str, log: Log) -> Iterator[Violation]:
             elif deletion is not None and not event.erased:
                 detail = f"{event.seq} has its text still, and {deletion} deleted it"
                 yield Violation("altered", "", room, detail)
+
+
+def _check_absences(room: str, log: Log, stored: _Stored) -> Iterator[Violation]:
+    """Nothing is stored of somebody while they are not in the room, and no text while muted."""
+    muted: dict[str, Member] = {}
+    for event in log.events:
+        who = event.sender
+        own = isinstance(event, Member) and event.username == who  # who comes, or declines to
+        end = None if own else stored.absent(who, event.seq)
+        if end is not None:
+            yield Violation("trespass", who, room, f"{event.seq} is stored, after {end} ended it")
+        match event:
+            case Member(action="mute"):
+                muted[event.username] = event
+            case Member(action="unmute"):
+                muted.pop(event.username, None)
+            case Message() | Edit() if who in muted:
+                until = muted[who].until
+                if until is None or event.timestamp < until:
+                    detail = f"{event.seq} is stored, after {muted[who].seq} muted them"
+                    yield Violation("trespass", who, room, detail)
 
 
 def _holes(seqs: Iterable[int], start: int, end: int | None = None) -> Iterator[tuple[int, int]]:
@@ -413,6 +439,11 @@ def _check_reading(
     for before, after in _holes((seq for seq in seen if seq > start), start, end):
         yield found("gap", f"nothing was seen between {before} and {after}")
 
+    for event in reading.seen if ours else ():
+        ended = stored.absent(who, event.seq) if event.seq > reading.head else None
+        if ended is not None:
+            yield found("trespass", f"{event.seq} was seen, after {ended} ended it")
+
     given: list[tuple[Durable, int | None]] = [(event, reading.head) for event in reading.recent]
     given += [(event, None) for event in reading.seen]
     for event, head in given if ours else ():
@@ -432,12 +463,23 @@ class _Stored:
         self._events = {event.seq: event for event in log.events}
         self._edits: dict[int, list[Edit]] = defaultdict(list)
         self._deletions: dict[int, int] = {}
+        self._absences: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        """Of each user, when they went and when they came back."""
+        away: dict[str, int] = {}
         for event in log.events:
             match event:
+                case Member() if event.ends and event.username not in away:
+                    away[event.username] = event.seq
+                case Member(action="join") if event.username in away:
+                    absence = (away.pop(event.username), event.seq)
+                    self._absences[event.username].append(absence)
                 case Edit():
                     self._edits[event.target].append(event)
                 case Delete():
                     self._deletions.setdefault(event.target, event.seq)
+
+        for who, went in away.items():
+            self._absences[who].append((went, INTEGERS))
 
     def event(self, seq: int, head: int | None) -> Durable | None:
         """Return an event as it is in the log, or folded as of a head."""
@@ -445,6 +487,10 @@ class _Stored:
         if head is None or not isinstance(event, Message):
             return event
         return fold([event, *(edit for edit in self._edits[seq] if edit.seq <= head)])[0]
+
+    def absent(self, who: str, seq: int) -> int | None:
+        """Return what ended somebody's being there, where they had not come back by an event."""
+        return next((went for went, came in self._absences[who] if went < seq < came), None)
 
     def had_text(self, event: Durable, head: int) -> bool:
         """Say whether an event that has none now had one still when a room was at this head."""

@@ -55,18 +55,18 @@ def _the_table(repository: Repository) -> None:
             continue  # which the chat asks for
         for who in people:
             room = Room(f"{action}-{who}", epoch="e")
-            _furnish(repository, room)
+            repository.append(furnished(room, action))
             (outcome,) = repository.append([_attempt(action, who, room)])
             again = action == "join" and who in policy.ROLES  # there is nothing to be done
             assert ["conflict" if again else cells[who]] == _codes([outcome]), (action, who)
         private = Room(f"{action}-private", "private", epoch="e")
-        _furnish(repository, private)
+        repository.append(furnished(private, action))
         for who in ("stranger", "banned"):
             (outcome,) = repository.append([_attempt(action, who, private)])
             assert [cells["outsider"]] == _codes([outcome]), (action, who)
         for name, code in (("muted", "muted"), ("archived", "forbidden")):
             room = Room(f"{action}-{name}", "private", epoch="e")
-            _furnish(repository, room)
+            repository.append(furnished(room, action))
             if name == "muted":
                 repository.append([upon("owner", "mute", "member", room)])
             else:
@@ -77,9 +77,11 @@ def _the_table(repository: Repository) -> None:
             assert [expected] == _codes([outcome]), (action, name)
 
 
-def _furnish(repository: Repository, room: Room) -> None:
-    """Fill a room: one of each role, somebody who is banned, and another, of whom to ask it."""
-    action = room.name.partition("-")[0]
+def furnished(room: Room, action: str) -> Sequence[Draft]:
+    """Fill a new room with one of each role, and with somebody to do this action to.
+
+    Their names are what they are.  There are `other` and `last` beside them.
+    """
     drafts = [
         member("owner", "join", room, creates=True, role="owner"),
         say("owner", "two", room),
@@ -99,11 +101,15 @@ def _furnish(repository: Repository, room: Room) -> None:
     ]
     if action in ("kick", "set_role"):
         drafts += [upon("owner", "invite", "other", room), member("other", "join", room)]
-    assert {"yes"} == {*_codes(repository.append(drafts))}
+    return drafts
+
+
+OWN = {"owner": 2, "moderator": 9, "member": 10, "reader": 11}
+"""The message of each, in a room that is furnished."""
 
 
 def _attempt(action: str, who: str, room: Room) -> Draft:
-    seq = {"owner": 2, "moderator": 9, "member": 10, "reader": 11}.get(who, 2)
+    seq = OWN.get(who, 2)
     match action:
         case "join" | "leave":
             return member(who, action, room)

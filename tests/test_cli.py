@@ -27,9 +27,10 @@ from prompt_toolkit.utils import get_cwidth
 from chat_cli import tokens
 from chat_cli.lines import line as shown
 from chat_cli.printable import printable, wrapped
+from chat_cli.screen import clock
 from chat_transports.pipe import address
 from chatcore import Delete, Edit, Member, Message
-from chatcore.events import Durable
+from chatcore.events import Durable, RoomChanged
 from chatcore.testing import PATIENCE, eventually
 from tests.support import PASSWORD, ServerProcess, connected, present, serving
 from tests.terminal import Pane, Tmux
@@ -38,6 +39,7 @@ CLIENT = [sys.executable, "-c", "from chat_cli import main; main()"]
 MENU = ["1. Register", "2. Login", "3. Exit", "Choose an option:"]
 CREDENTIALS = ["Username:", "Password:"]
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+LAST = datetime(9999, 12, 31, 12, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -208,9 +210,121 @@ class TestPipe:
     async def test_help_names_every_command(self, server: ServerProcess) -> None:
         _, lines = await piped(server.urls["ws"], "1", "ada", PASSWORD, "/help")
         assert [line.split()[0] for line in lines[8:-1]] == [
-            *("/users", "/rooms", "/join", "/leave", "/history", "/whoami"),
-            *("/help", "/exit", "//text"),
+            *("/users", "/rooms", "/join", "/leave", "/create", "/msg", "/history", "/edit"),
+            *("/delete", "/title", "/topic", "/slow", "/archive", "/invite", "/kick", "/ban"),
+            *("/unban", "/mute", "/unmute", "/role", "/report", "/reports", "/log"),
+            *("/whoami", "/help", "/exit", "//text"),
         ]
+        assert max(map(len, lines)) < 80
+
+    async def test_keeps_order_in_a_room(self, server: ServerProcess) -> None:
+        url = server.urls["ws"]
+        async with connected(url) as bob:
+            await bob.do("register", username="bob", password=PASSWORD)
+            typed = ["/create tea private", "/topic Tea  and biscuits", "/invite bob", "/slow 5"]
+            typed += ["/slow 0", "/role bob reader", "/kick bob", "/ban bob 5 Sells watches"]
+            typed += [
+                "/unban bob",
+                "/mute bob",
+                "/unmute bob",
+                "/kick nobody",
+                "/kick",
+                "/ban bob 0",
+            ]
+            typed += ["/archive", "Hello?", "/archive off", "/title The tea room", "/rooms"]
+            status, lines = await piped(url, "1", "ada", PASSWORD, *typed)
+            told = await bob.event("membership")
+            assert (told["change"], told["role"]) == ("invite", "invited")
+        assert status == 0
+        lines = [re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d", "WHEN", line) for line in lines]
+        assert lines[8:] == [
+            "[System] Joined tea as ada; /help lists the commands",
+            "[System] Online (1): ada",
+            "[System] ada changed the topic to: Tea  and biscuits",
+            "[System] ada invited bob",
+            "[System] ada set slow mode: one message in 5 seconds",
+            "[System] ada set slow mode: off",
+            "[System] bob is not a member of this room",
+            "[System] ada removed bob",
+            "[System] ada banned bob until WHEN: Sells watches",
+            "[System] ada let bob come back",
+            "[System] ada muted bob",
+            "[System] ada let bob write again",
+            "[System] There is no such user",
+            "/kick is not used like that: /help says how",
+            "Minutes are 1 or more, and no more than a hundred years",
+            "[System] ada archived the room",
+            "[System] This room is archived: it can be read, and nobody writes there."
+            " Not sent: Hello?",
+            "[System] ada opened the room again",
+            "[System] ada changed the title to: The tea room",
+            "* lobby  Lobby",
+            "* tea  The tea room",
+            "Goodbye!",
+        ]
+
+    async def test_mends_what_was_said_and_reports_it(self, server: ServerProcess) -> None:
+        url = server.urls["ws"]
+        async with present(url, "bob") as bob:
+            await bob.do("create", room="tea")
+            await bob.do("join", room="tea")
+            reply = await bob.do("send", room="tea", content="Cheap watches")
+            sent = datetime.fromisoformat(reply["timestamp"])
+            typed = ["/join tea", "/edit nothing yet", "one", "/edit  one and a half", "/delete"]
+            typed += ["/report Bob He sells  watches", "/report cyd spam", "/log", "/delete bob"]
+            _, lines = await piped(url, "1", "ada", PASSWORD, *typed)
+            (report,) = (await bob.do("reports", room="tea"))["reports"]
+        assert (report["seq"], report["username"]) == (2, "ada")
+        assert report["reason"] == "He sells  watches"
+        assert lines[8:] == [
+            "[HH:MM] bob: Cheap watches",
+            "[System] Joined tea as ada; /help lists the commands",
+            "[System] Online (2): ada, bob",
+            "There is no message of ada on this screen",
+            "[HH:MM] ada: one",
+            "[HH:MM] ada (edited): one and a half",
+            "[System] ada deleted a message",
+            "[System] The moderators are told",
+            "There is no message of cyd on this screen",
+            "[System] Only an owner or a moderator may do that here",
+            "[System] Only who sent a message, or a moderator, may delete it",
+            "Goodbye!",
+        ]
+        _, lines = await piped(url, "2", "bob", PASSWORD, "/reports", "/log 3", room="tea")
+        lines = [re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d", "WHEN", line) for line in lines]
+        assert lines[-6:] == [
+            "[WHEN] ada reports: He sells  watches",
+            f"  [{clock(sent)}] bob: Cheap watches",
+            "[WHEN] bob joined",
+            "[WHEN] ada joined",
+            "[WHEN] ada deleted a message",
+            "Goodbye!",
+        ]
+
+    async def test_talks_with_one_person_alone(self, server: ServerProcess) -> None:
+        url = server.urls["ws"]
+        async with connected(url) as bob:
+            await bob.do("register", username="bob", password=PASSWORD)
+            await bob.do("create", room="den", kind="private")
+            typed = ["/msg bob psst", "/msg @bob", "still here", "/whoami", "/rooms", "/msg nobody"]
+            _, lines = await piped(url, "1", "ada", PASSWORD, *typed, "/leave @bob")
+            assert lines[8:] == [
+                "[HH:MM] (@bob) ada: psst",
+                "[HH:MM] ada: still here",
+                "[System] You are ada, in lobby, @bob",
+                "* @bob",
+                "* lobby  Lobby",
+                "[System] There is no such user",
+                "[System] You are no longer in @bob",
+                "Goodbye!",
+            ]
+            room = (await bob.do("direct", username="ada"))["room"]["name"]
+            await bob.do("send", room=room, content="where are you?")
+            await bob.do("invite", room="den", username="ada")
+            _, lines = await piped(url, "2", "ada", PASSWORD, "/rooms")
+        assert "[System] @bob has 1 message for you: /msg bob" in lines
+        assert "[System] You are invited to den: /join den" in lines
+        assert "? den" in lines
 
     async def test_loses_nothing_to_the_rate_limit(self, server: ServerProcess) -> None:
         sent = [f"message {number}" for number in range(14)]  # four more than go at once
@@ -290,6 +404,20 @@ class TestPipe:
             async with present(server.urls["ws"], "ada") as elsewhere:
                 await elsewhere.do("leave", room="lobby")
             assert await stdout.readline() == b"[System] You are no longer in lobby\n"
+
+    async def test_says_who_removed_one(self, server: ServerProcess) -> None:
+        url = server.urls["ws"]
+        async with present(url, "bob") as bob, joined(server, "ada") as (process, stdout):
+            await bob.do("create", room="tea")
+            assert process.stdin is not None
+            process.stdin.write(b"/join tea\n")
+            while b"Online" not in await stdout.readline():
+                pass
+            await bob.do("ban", room="tea", username="ada", reason="spam")
+            assert await stdout.readline() == b"[System] bob banned ada: spam\n"
+            assert await stdout.readline() == b"[System] You are no longer in tea\n"
+            process.stdin.write(b"/join tea\n")
+            assert await stdout.readline() == b"[System] You are banned from this room\n"
 
 
 class TestTerminal:
@@ -469,7 +597,7 @@ class TestTerminal:
             for room in ("tea", "lobby"):
                 await bob.do("send", room=room, content=f"again the {room}")
             await ada.until_shown("bob: again the lobby")
-            for room, seq in (("tea", 3), ("lobby", 3)):
+            for room, seq in (("tea", 4), ("lobby", 4)):
                 await bob.do("edit", room=room, seq=seq, content=f"edited in the {room}")
                 await bob.do("delete", room=room, seq=seq)
             seen = await ada.until(lambda lines: "[System] bob deleted a message" in lines)
@@ -643,6 +771,23 @@ def test_printable(text: str, expected: str) -> None:
         (Edit("tea", 2, "ada", NOON, 1, "", erased=True), None),
         (Delete("tea", 3, "bob", NOON, 1, "spam"), "[System] bob deleted a message"),
         (Member("tea", 4, "bob", NOON, "bob", "leave"), None),
+        (Member("tea", 4, "bob", NOON, "ada", "join", "member"), None),
+        (Member("tea", 4, "bob", NOON, "ada", "invite"), "[System] bob invited ada"),
+        (Member("tea", 4, "bob", NOON, "ada", "kick"), "[System] bob removed ada"),
+        (
+            Member("tea", 4, "bob", NOON, "ada", "ban", None, LAST, "spam"),
+            "[System] bob banned ada until 9999-12-31 HH:MM: spam",
+        ),
+        (Member("tea", 4, "bob", NOON, "ada", "unban"), "[System] bob let ada come back"),
+        (Member("tea", 4, "bob", NOON, "ada", "mute"), "[System] bob muted ada"),
+        (Member("tea", 4, "bob", NOON, "ada", "unmute"), "[System] bob let ada write again"),
+        (Member("tea", 4, "bob", NOON, "ada", "role", "owner"), "[System] bob made ada an owner"),
+        (Member("tea", 4, "bob", NOON, "ada", "role", "reader"), "[System] bob made ada a reader"),
+        (
+            RoomChanged("tea", 4, "bob", NOON, "", "Milk", 0, True),
+            "[System] bob removed the title, changed the topic to: Milk,"
+            " set slow mode: off, archived the room",
+        ),
     ],
 )
 def test_an_event_is_a_line_or_none(event: Durable, expected: str | None) -> None:
@@ -656,6 +801,10 @@ def test_a_line_names_the_room_where_it_is_another() -> None:
     assert said.endswith("] (tea) ada: hi")
     deleted = shown(Delete("tea", 3, "bob", NOON, 1), "tea")
     assert deleted == "[System] bob deleted a message in tea"
+    muted = shown(Member("tea", 4, "bob", NOON, "ada", "mute", reason="spam"), "tea")
+    assert muted == "[System] bob muted ada in tea: spam"
+    changed = shown(RoomChanged("tea", 4, "bob", NOON, topic="Milk"), "tea")
+    assert changed == "[System] (tea) bob changed the topic to: Milk"
 
 
 @given(st.text(), st.integers(1, 100))

@@ -8,41 +8,46 @@ import signal
 import textwrap
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 
+from chat_cli import slash
 from chat_cli.lines import line as shown
 from chat_cli.screen import Screen, open_screen
+from chat_cli.slash import Misused, Slash
 from chat_transports.client import Client, connect
 from chatcore.errors import ChatError
 from chatcore.events import (
     Connected,
-    Delete,
     Durable,
-    Edit,
     Event,
     Lost,
     Member,
-    Message,
+    MembershipChanged,
     Notice,
     Presence,
     Reconnecting,
     Reset,
     Resumed,
 )
+from chatcore.model import INVITED, Room
 
 LEAVE_SECONDS = 3
 """How long somebody who leaves waits for what they sent, where the server is silent."""
 
 MENU = ("1. Register", "2. Login", "3. Exit")
-HELP = (
-    "/users        who is online here",
-    "/rooms        the rooms there are",
-    "/join ROOM    join a room, or turn to it",
-    "/leave [ROOM] leave a room, this one or another",
-    "/history [N]  the newest N messages",
-    "/whoami       who you are, and where",
-    "/help         these lines",
-    "/exit         leave the chat, as Ctrl+C and Ctrl+D do",
-    "//text        send a text that begins with a slash",
+USAGE = (
+    ("/users", "who is online here"),
+    ("/rooms", "the rooms there are"),
+    ("/join ROOM", "join a room, or turn to it"),
+    ("/leave [ROOM]", "leave a room, this one or another"),
+    ("/create ROOM [private]", "make a room that is yours"),
+    ("/msg NAME [TEXT]", "talk with one person alone"),
+    ("/history [N]", "the newest N messages"),
+    *slash.USAGE,
+    ("/whoami", "who you are, and where"),
+    ("/help", "these lines"),
+    ("/exit", "leave the chat, as Ctrl+C and Ctrl+D do"),
+    ("//text", "send a text that begins with a slash"),
 )
+WORDS = frozenset(usage.split()[0] for usage, _ in USAGE) | {"/direct"}
 
 
 async def converse(target: str, room: str, token: str | None) -> int:
@@ -106,6 +111,9 @@ class Conversation:
         self._screen = screen
         self._first = room
         self._current = ""
+        self._slash = Slash(chat, screen.say)
+        self._labels: dict[str, str] = {}
+        """What a room is called here, where it is not its name: that of two people."""
         self._online: dict[str, set[str]] = {}
         """Of each room joined, in the order of joining."""
         self._heads: dict[str, int] = {}
@@ -128,6 +136,8 @@ class Conversation:
             except ChatError as error:
                 self._screen.say(f"[System] {error}")
                 return 1
+            for membership in self._chat.memberships:
+                self._hear_of(membership.room, membership.role, membership.unread)
             try:
                 await self._converse()
             finally:
@@ -191,22 +201,31 @@ class Conversation:
                 self._screen.say("Message cannot be empty")
             elif line.startswith("/") and not line.startswith("//"):
                 async with self._turn:
-                    await self._command(*line.split())
+                    await self._command(line)
             else:
                 async with self._turn:
                     room = self._current
                 await self._send(room, line.removeprefix("/"))
         except ChatError as error:
             self._screen.say(f"[System] {error}")
+        except Misused as error:
+            self._screen.say(str(error))
 
-    async def _command(self, word: str, *arguments: str) -> None:
+    async def _command(self, line: str) -> None:
         say, chat = self._screen.say, self._chat
+        word, *arguments = line.split()
         match (word, *arguments):
             case ("/help",):
-                for item in HELP:
-                    say(item)
+                for usage, text in USAGE:
+                    say(f"{usage:<30}{text}")
             case ("/users",) | ("/leave",) | ("/history",) | ("/history", _) if not self._current:
                 say("You are in no room: /join one")
+            case _ if word in slash.WORDS:
+                if not self._current:
+                    raise Misused("You are in no room: /join one")
+                _, _, rest = line.strip().partition(word)[2].partition(" ")
+                room = self._current
+                await self._shown(room, await self._slash.obey(room, word, rest.strip()))
             case ("/users",):
                 await self._who(self._current)
             case ("/rooms",):
@@ -216,14 +235,30 @@ class Conversation:
                     for each in page.rooms:
                         after = each.name
                         mark = "*" if each.name in self._online else " "
-                        say(f"{mark} {each.name}  {each.title}".rstrip())
+                        mark = "?" if each.role == INVITED else mark
+                        label = self._label(each)
+                        title = each.title if label == each.name else ""
+                        say(f"{mark} {label}  {title}".rstrip())
                     complete = page.complete or not page.rooms
-            case ("/join", room) if room in self._online:
-                self._turn_to(room)
+            case ("/join", room) if self._named(room) in self._online:
+                self._turn_to(self._named(room))
             case ("/join", room):
-                await self._join(room)
+                await self._join(self._named(room))
+            case ("/create", room) | ("/create", room, "private" | "public"):
+                kind = arguments[1] if len(arguments) > 1 else "public"
+                await self._join((await chat.create(room, kind=kind)).name)
+            case ("/direct", name) | ("/msg", name):
+                room = await self._pair(name)
+                if room in self._online:
+                    self._turn_to(room)
+                else:
+                    await self._join(room)
+            case ("/msg", name, _, *_):
+                room = await self._pair(name)
+                await self._listen(room)
+                await self._send(room, line.split(maxsplit=2)[2])
             case ("/leave",) | ("/leave", _):
-                room = arguments[0] if arguments else self._current
+                room = self._named(arguments[0]) if arguments else self._current
                 await chat.leave(room)
                 self._drop(room)
             case ("/history",) | ("/history", _):
@@ -236,9 +271,10 @@ class Conversation:
             case ("/whoami",):
                 me = chat.user
                 name = me.username if me else "nobody"
-                say(f"[System] You are {name}, in {', '.join(self._online) or 'no room'}")
-            case ("/join" | "/users" | "/rooms" | "/leave" | "/history" | "/whoami" | "/help", *_):
-                say(f"{word} is not used like that: /help says how")
+                rooms = ", ".join(self._labels.get(room, room) for room in self._online)
+                say(f"[System] You are {name}, in {rooms or 'no room'}")
+            case _ if word in WORDS:
+                raise Misused(f"{word} is not used like that: /help says how")
             case _:
                 say(f"There is no command {word}: /help lists them, and /{word} sends it as text")
 
@@ -246,14 +282,58 @@ class Conversation:
         async with self._order:
             joined = await self._chat.join(room)
             name = joined.room.name
+            label = self._label(joined.room)
             self._online.setdefault(name, set())
             self._heads[name] = joined.head
             self._turn_to(name)
             self._show_all(joined.events)
         me = self._chat.user
         as_me = f" as {me.username}" if me else ""
-        self._screen.say(f"[System] Joined {name}{as_me}; /help lists the commands")
+        self._screen.say(f"[System] Joined {label}{as_me}; /help lists the commands")
         await self._who(name)
+
+    async def _pair(self, name: str) -> str:
+        """Return the room of this user and another."""
+        room = await self._chat.direct(name.removeprefix("@"))
+        self._label(room)
+        return room.name
+
+    async def _listen(self, room: str) -> None:
+        """Hear what is said in a room without turning to it."""
+        async with self._order:
+            if room not in self._online:
+                joined = await self._chat.join(room, history=0)
+                self._label(joined.room)
+                self._online[room] = set()
+                self._heads[room] = joined.head
+
+    def _hear_of(self, room: Room, role: str | None, unread: int = 0) -> None:
+        """Somebody has invited this user, or opened a room for the two of them."""
+        label = self._label(room)
+        if role == INVITED:
+            self._screen.say(f"[System] You are invited to {label}: /join {label}")
+        elif room.kind == "direct" and role is not None and room.name not in self._online:
+            if unread:
+                name = label.removeprefix("@")
+                messages = "1 message" if unread == 1 else f"{unread} messages"
+                self._screen.say(f"[System] {label} has {messages} for you: /msg {name}")
+            self._start(self._hear(room.name))
+
+    async def _hear(self, room: str) -> None:
+        with contextlib.suppress(ChatError):  # it may have been left again
+            await self._listen(room)
+
+    def _label(self, room: Room) -> str:
+        """Return what a room is called here: by the other's name, where it is of two people."""
+        if room.kind != "direct":
+            return room.name
+        me = self._chat.user.username if self._chat.user else ""
+        other = next((name for name in room.title.split(", ") if name != me), room.name)
+        return self._labels.setdefault(room.name, f"@{other}")
+
+    def _named(self, label: str) -> str:
+        """Return the room that is called so here."""
+        return next((room for room, other in self._labels.items() if other == label), label)
 
     async def _who(self, room: str) -> None:
         reply = await self._chat.who(room)
@@ -282,7 +362,11 @@ class Conversation:
         except asyncio.CancelledError:
             self._screen.say(f"[System] {unsent}")
             raise
-        while self._screen.patient and self._heads.get(room, reply.seq) < reply.seq:
+        await self._shown(room, reply.seq)
+
+    async def _shown(self, room: str, seq: int) -> None:
+        """Where lines are waited for, return when an event has been shown."""
+        while self._screen.patient and self._heads.get(room, seq) < seq:
             self._moved.clear()
             await self._moved.wait()
 
@@ -306,12 +390,15 @@ class Conversation:
         say = self._screen.say
         me = self._chat.user.username if self._chat.user else ""
         match event:
-            case Message() | Edit() | Delete():
-                self._tell(event)
             case Member(username=name) if name == me and event.ends:
+                self._tell(event)
                 # Not where this comes late, and the room has been joined again since.
                 if event.seq > self._heads.get(event.room, 0):
                     self._drop(event.room)
+            case _ if isinstance(event, Durable):
+                self._tell(event)
+            case MembershipChanged(room=room, role=role):
+                self._hear_of(room, role)
             case Presence():
                 self._presence(event, me)
             case Reconnecting(reason=reason) if self._chat.user is not None:
@@ -340,7 +427,9 @@ class Conversation:
             self._screen.say(f"[System] Disconnected from server: {reason}; trying again")
 
     def _tell(self, event: Durable) -> None:
-        text = shown(event, "" if event.room == self._current else event.room)
+        self._slash.note(event)
+        where = self._labels.get(event.room, event.room)
+        text = shown(event, "" if event.room == self._current else where)
         if text is not None:
             self._screen.say(text)
 
@@ -352,7 +441,8 @@ class Conversation:
         # As many names as there are people: these are all of them.
         everyone = len(came) == event.count
         now = set(came) if everyone else before - set(event.offline or ()) | set(came)
-        where = "" if event.room == self._current else f" {event.room}"
+        label = self._labels.get(event.room, event.room)
+        where = "" if event.room == self._current else f" {label}"
         for name in sorted(now - before - {me}):
             self._screen.say(f"[System] {name} joined{where}")
         for name in sorted(before - now - {me}):
@@ -361,12 +451,12 @@ class Conversation:
 
     def _turn_to(self, room: str) -> None:
         self._current = room
-        self._screen.turn_to(room)
+        self._screen.turn_to(self._labels.get(room, room))
 
     def _drop(self, room: str) -> None:
         if self._online.pop(room, None) is None:
             return
         self._heads.pop(room, None)
-        self._screen.say(f"[System] You are no longer in {room}")
+        self._screen.say(f"[System] You are no longer in {self._labels.get(room, room)}")
         if room == self._current:
             self._turn_to(next(reversed(self._online), ""))

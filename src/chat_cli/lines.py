@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+from datetime import datetime
+
 from chat_cli.screen import clock
-from chatcore.events import Delete, Durable, Edit, Message
+from chatcore.events import Delete, Durable, Edit, Member, Message, RoomChanged
 
 
 def line(event: Durable, where: str = "") -> str | None:
@@ -18,6 +21,54 @@ def line(event: Durable, where: str = "") -> str | None:
             return f"[{clock(event.timestamp)}] {before}{event.sender}: {event.content}"
         case Message() | Edit():
             return f"[{clock(event.timestamp)}] {before}{event.sender} (edited): {event.content}"
+    done = _done(event)
+    if done is None:
+        return None
+    if isinstance(event, RoomChanged):
+        return f"[System] {before}{event.sender} {done}"
+    there = f" in {where}" if where else ""
+    why = f": {event.reason}" if isinstance(event, Member) and event.reason else ""
+    return f"[System] {event.sender} {done}{there}{why}"
+
+
+def moment(when: datetime) -> str:
+    """Return a moment that need not be today's, as people here read it."""
+    with contextlib.suppress(OverflowError):  # the end of all time is not everywhere the same
+        when = when.astimezone()
+    return f"{when:%Y-%m-%d %H:%M}"
+
+
+def _done(event: Durable) -> str | None:
+    """Say what somebody did; None for what is told otherwise: who comes and goes."""
+    match event:
         case Delete():
-            return f"[System] {event.sender} deleted a message" + (f" in {where}" if where else "")
+            return "deleted a message"
+        case Member(action="role"):
+            article = "an" if event.role == "owner" else "a"
+            return f"made {event.username} {article} {event.role}"
+        case Member(action="unban"):
+            return f"let {event.username} come back"
+        case Member(action="unmute"):
+            return f"let {event.username} write again"
+        case Member() if event.action in _VERBS:
+            until = f" until {moment(event.until)}" if event.until else ""
+            return f"{_VERBS[event.action]} {event.username}{until}"
+        case RoomChanged():
+            return ", ".join(_changes(event))
     return None
+
+
+_VERBS = {"invite": "invited", "kick": "removed", "ban": "banned", "mute": "muted"}
+
+
+def _changes(event: RoomChanged) -> list[str]:
+    changes = []
+    for what, text in (("title", event.title), ("topic", event.topic)):
+        if text is not None:
+            changes.append(f"changed the {what} to: {text}" if text else f"removed the {what}")
+    if event.slow_mode is not None:
+        slow = f"one message in {event.slow_mode} seconds" if event.slow_mode else "off"
+        changes.append(f"set slow mode: {slow}")
+    if event.archived is not None:
+        changes.append("archived the room" if event.archived else "opened the room again")
+    return changes

@@ -18,7 +18,7 @@ from chat_cli.screen import Plain
 from chat_transports.client import connect
 from chatcore.codec import JsonLines
 from chatcore.errors import ChatError, Invalid, NotMember, TooLarge, Unavailable
-from chatcore.events import Delete, Durable, Edit, Lost, Member, Message, Reset
+from chatcore.events import Durable, Lost, Member, Reset
 from chatcore.model import Limits
 
 
@@ -128,7 +128,7 @@ async def _follow(
             return
         async for event in chat:
             match event:
-                case Message() | Edit() | Delete() | Member() if event.room == room:
+                case _ if isinstance(event, Durable) and event.room == room:
                     head = event.seq
                     _print((event,), write)
                 case Reset(joined=again) if event.room == room:

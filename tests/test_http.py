@@ -410,6 +410,13 @@ async def test_a_hosts_own_users_and_policy() -> None:
         outside = await asking.post("/rooms/lobby/messages", {"content": "x"}, headers=cookie)
         assert outside.code == (403, "not_member"), "which comes before the host's own"
         await chat.join(User("ada", "Ada"), "lobby")
+        await chat.create(User("ada", "Ada"), "tea")
+        audit = await asking.get("/rooms/tea/messages?types=member,room", headers=cookie)
+        assert [event["action"] for event in audit.json["events"]] == ["join"]
+        unknown = await asking.get("/rooms/tea/messages?types=member,", headers=cookie)
+        assert unknown.code == (400, "invalid")
+        others = await asking.get("/rooms/lobby/messages?types=member", headers=cookie)
+        assert others.code == (403, "forbidden")
         refused = await asking.post("/rooms/lobby/messages", {"content": "x"}, headers=cookie)
         assert refused.code == (403, "muted")
 

@@ -220,9 +220,10 @@ class _Door:
             assert isinstance(sent, commands.Send)
             reply = await self._chat.send(user, sent.room, sent.content, txn_id=sent.txn_id)
             return self._reply(reply)
-        asked = self._command(
-            "history", _query(request, "before", "after", "around", "limit"), room=room
-        )
+        fields = _query(request, "before", "after", "around", "limit")
+        if "types" in fields:
+            fields["types"] = fields["types"].split(",")
+        asked = self._command("history", fields, room=room)
         assert isinstance(asked, commands.History)
         return self._reply(
             await self._chat.history(
@@ -232,6 +233,7 @@ class _Door:
                 after=asked.after,
                 around=asked.around,
                 limit=asked.limit,
+                types=asked.types,
             )
         )
 

@@ -156,6 +156,7 @@ _PATHS: dict[str, Any] = {
                 after=_NATURAL,
                 around=_NATURAL,
                 limit={"type": "integer", "minimum": 1},
+                types=_TEXT,
             ),
             "responses": _responses(
                 {200: ("A page of messages", _schema("History"))},
@@ -227,7 +228,12 @@ _SCHEMAS: dict[str, Any] = {
         }
     ),
     "Status": _object({"status": _TEXT}),
-    "Room": _object({"name": _TEXT, "kind": _TEXT, "title": _TEXT, "topic": _TEXT}),
+    "Room": _object(
+        {"name": _TEXT, "kind": _TEXT, "title": _TEXT, "topic": _TEXT},
+        role=_TEXT,
+        slow_mode=_NATURAL,
+        archived={"type": "boolean"},
+    ),
     "Rooms": _object({"rooms": _list(_schema("Room")), "complete": {"type": "boolean"}}),
     "Message": _object(
         {
@@ -248,7 +254,8 @@ _SCHEMAS: dict[str, Any] = {
             "first": _NATURAL,
             "head": _NATURAL,
             "complete": {"type": "boolean"},
-        }
+        },
+        events=_list({"type": "object"}),
     ),
     "Send": {
         **_object({"content": _TEXT}, txn_id={"type": "string", "minLength": 1, "maxLength": 64}),

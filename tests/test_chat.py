@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -23,8 +25,8 @@ from chatcore.errors import (
     TxnConflict,
 )
 from chatcore.events import Durable, Message
-from chatcore.model import MAX_FRAME, Limits, Rate, Room
-from chatcore.testing import connect, eventually
+from chatcore.model import MAX_FRAME, Credentials, Limits, Rate, Room
+from chatcore.testing import FakeClock, connect, eventually
 
 PASSWORD = "correct horse"
 NO_RATES = Limits(messages=None)
@@ -440,6 +442,152 @@ async def test_nobody_gets_past_it_with_many_commands_at_once(
         assert [type(each) for each in refused] == [Forbidden]
         assert len(await chat.memberships(ada)) == 5
         assert (await chat.create(await chat.register("dee", PASSWORD), "ada5")).name == "ada5"
+
+
+# Rooms that change, and what keeps order in them; the state machine has the rest.
+
+
+async def test_two_people_have_one_room_also_when_both_ask_at_once(chat: Chat) -> None:
+    ada, bob = await chat.register("ada", PASSWORD), await chat.register("bob", PASSWORD)
+    asked = [chat.direct(ada, "Bob"), chat.direct(bob, "ada"), chat.direct(ada, "bob")]
+    first, *others = await asyncio.gather(*asked)
+    assert others == [first] * 2
+    assert (first.kind, first.title) == ("direct", "ada, bob")
+    for user in (ada, bob):
+        (membership,) = await chat.memberships(user)
+        assert (membership.room, membership.role) == (first, "member")
+    assert (await chat.send(bob, first.name, "hi")).seq == 3, "each joined once"
+    with pytest.raises(Invalid, match="somebody else"):
+        await chat.direct(ada, "ADA")
+    for nobody in ("nobody", "no body", ""):
+        with pytest.raises(NotFound, match="There is no such user"):
+            await chat.direct(ada, nobody)
+    for taken in (first.name, "direct.tea", "d\u0456rect.tea"):
+        with pytest.raises(Invalid, match="choose another"):
+            await chat.create(ada, taken)
+    with pytest.raises(NotFound):
+        await chat.join(await chat.register("cyd", PASSWORD), first.name)
+
+
+async def test_nobody_opens_a_room_with_somebody_who_is_in_too_many() -> None:
+    limits = Limits(rooms_joined=1)
+    async with Chat(MemoryRepository(), limits=limits, bcrypt_cost=4) as chat:
+        ada, bob = await chat.register("ada", PASSWORD), await chat.register("bob", PASSWORD)
+        await chat.join(bob, "lobby")
+        with pytest.raises(Forbidden, match="bob is in 1 rooms, as many as one may be in"):
+            await chat.direct(ada, "bob")
+        with pytest.raises(Forbidden, match="You are in 1 rooms; leave one first"):
+            await chat.direct(bob, "ada")
+        assert await chat.memberships(ada) == [], "and no room is left behind"
+
+
+async def test_what_a_room_is_called_now_is_told_everywhere(chat: Chat) -> None:
+    ada, bob = await chat.register("ada", PASSWORD), await chat.register("bob", PASSWORD)
+    await chat.create(ada, "tea", title="Tea")
+    async with connect(chat, Credentials(user=bob)) as (talk, _):
+        assert (await talk.do("join", room="tea"))["room"]["title"] == "Tea"
+        changed = await chat.update(ada, "#Tea", title=" Coffee ", slow_mode=5)
+        assert (await talk.event("room"))["title"] == "Coffee"
+        again = await talk.do("join", room="tea")
+        assert (again["room"]["title"], again["room"]["slow_mode"]) == ("Coffee", 5)
+        await chat.mute(ada, "tea", "bob")
+        told = await talk.event("membership")
+        while told["change"] != "mute":
+            told = await talk.event("membership")
+        assert (told["room"]["title"], told["role"]) == ("Coffee", "member")
+    assert changed.seq == 3
+    for wrong in ({"title": "x" * 101}, {"topic": "two\nlines"}, {"slow_mode": -1}, {}):
+        with pytest.raises(Invalid):
+            await chat.update(ada, "tea", **wrong)
+
+
+async def test_a_ban_in_the_past_is_none_but_its_retry_is(chat: Chat) -> None:
+    ada = await chat.register("ada", PASSWORD)
+    await chat.register("bob", PASSWORD)
+    await chat.create(ada, "tea")
+    past = datetime(2020, 1, 1, tzinfo=UTC)
+    with pytest.raises(Invalid, match="until is in the past"):
+        await chat.ban(ada, "tea", "bob", until=past)
+    with pytest.raises(NotFound, match="There is no such room"):
+        await chat.ban(ada, "nowhere", "bob", until=past)
+
+
+async def test_a_ban_that_is_over_is_still_acknowledged() -> None:
+    clock = FakeClock()
+    async with Chat(MemoryRepository(), clock=clock, bcrypt_cost=4) as chat:
+        ada, bob = await chat.register("ada", PASSWORD), await chat.register("bob", PASSWORD)
+        await chat.create(ada, "tea")
+        end = clock() + timedelta(minutes=1)
+        first = await chat.ban(ada, "tea", "bob", until=end, txn_id="b")
+        clock.advance(60)
+        again = await chat.ban(ada, "tea", "bob", until=end, txn_id="b")
+        assert (again.seq, again.duplicate) == (first.seq, True)
+        assert (await chat.join(bob, "tea")).role == "member"
+
+
+async def test_a_report_has_a_reason_and_a_message_and_costs_of_the_rate() -> None:
+    limits = Limits(messages=Rate(0.001, 5))
+    async with Chat(MemoryRepository(), limits=limits, bcrypt_cost=4) as chat:
+        ada, bob = await chat.register("ada", PASSWORD), await chat.register("bob", PASSWORD)
+        await chat.create(ada, "tea")
+        await chat.join(bob, "tea")
+        await chat.send(ada, "tea", "one")
+        for reason in (" ", "two\nlines"):
+            with pytest.raises(Invalid, match="reason"):
+                await chat.report(bob, "tea", 3, reason)
+        with pytest.raises(NotFound, match="There is no such message"):
+            await chat.report(bob, "tea", 2, "no message")
+        for _ in range(2):
+            await chat.report(bob, "tea", 3, " rude ")
+        (report,) = (await chat.reports(ada, "tea")).reports
+        assert (report.number, report.seq, report.reason) == (1, 3, "rude")
+        with pytest.raises(RateLimited):
+            await chat.report(bob, "tea", 3, "rude")
+
+
+async def test_a_hosts_policy_does_not_tell_that_a_private_room_is_there() -> None:
+    """It is asked about every command, and heard by those who may know of the room."""
+
+    class Strict:
+        def check(self, actor: User, command: Command, room: Room | None) -> None:
+            if actor.username != "ada":
+                raise Forbidden("not you")
+
+    async with Chat(MemoryRepository(), policy=Strict(), bcrypt_cost=4) as chat:
+        ada, bob = await chat.register("ada", PASSWORD), await chat.register("bob", PASSWORD)
+        await chat.create(ada, "den", kind="private")
+
+        def attempts(room: str) -> list[Coroutine[Any, Any, object]]:
+            return [
+                chat.join(bob, room),
+                chat.leave(bob, room),
+                chat.send(bob, room, "hi"),
+                chat.edit(bob, room, 1, "hi"),
+                chat.delete(bob, room, 1),
+                chat.history(bob, room),
+                chat.who(bob, room),
+                chat.members(bob, room),
+                chat.invite(bob, room, "ada"),
+                chat.kick(bob, room, "ada"),
+                chat.ban(bob, room, "ada"),
+                chat.unban(bob, room, "ada"),
+                chat.mute(bob, room, "ada"),
+                chat.unmute(bob, room, "ada"),
+                chat.set_role(bob, room, "ada", "member"),
+                chat.update(bob, room, topic="Tea"),
+                chat.report(bob, room, 1, "spam"),
+                chat.reports(bob, room),
+            ]
+
+        for room in ("den", "nowhere"):
+            for attempt in attempts(room):
+                with pytest.raises(NotFound, match="There is no such room"):
+                    await attempt
+        await chat.invite(ada, "den", "bob")
+        with pytest.raises(Forbidden, match="not you"):
+            await chat.join(bob, "den")
+        with pytest.raises(Forbidden, match="not you"):
+            await chat.direct(bob, "ada")
 
 
 # Edits and deletions.

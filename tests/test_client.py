@@ -21,6 +21,7 @@ from chatcore.errors import (
     Internal,
     Invalid,
     NotMember,
+    RateLimited,
     TooLarge,
     Unavailable,
 )
@@ -405,6 +406,49 @@ async def test_a_hole_is_asked_for_again_and_unknown_events_count() -> None:
         await chat.join("lobby")
         seen = await until(chat, lambda event: "7" in texts([event]))
     assert ["2", "4", "5", "6", "7"] == texts(seen)
+
+
+async def test_who_was_removed_meanwhile_does_not_accept_an_invitation_by_coming_back() -> None:
+    async def cut(hear: Any, say: Any) -> None:
+        say({"hello": HELLO})
+        say(login((await hear("login"))["id"]))
+        say(joined((await hear("join"))["id"], 1))
+
+    async def invited(hear: Any, say: Any) -> None:
+        say({"hello": HELLO})
+        reply = login((await hear("login"))["id"])
+        reply["rooms"][0]["role"] = "invited"
+        say(reply)
+        await hear("nothing more")
+
+    async with following(cut, invited) as url, connect(url, token="c", backoff=SOON) as chat:
+        await chat.join("lobby")
+        seen = await until(chat, lambda event: isinstance(event, Lost))
+        assert isinstance(seen[-1], Lost)
+        assert (seen[-1].room, seen[-1].error.code) == ("lobby", "not_member")
+        assert [each.role for each in chat.memberships] == ["invited"]
+
+
+async def test_slow_mode_is_told_and_holds_up_nothing_else() -> None:
+    async with (
+        serving(transports=["tcp"]) as server,
+        connect(server.urls["tcp"]) as ada,
+        connect(server.urls["tcp"]) as bob,
+    ):
+        await ada.register("ada", PASSWORD)
+        await bob.register("bob", PASSWORD)
+        for room in ("slow", "quick"):
+            await ada.create(room)
+            await bob.join(room)
+        await ada.update("slow", slow_mode=600)
+        await bob.send("slow", "one")
+        with pytest.raises(RateLimited, match="slow mode") as refused:
+            await bob.send("slow", "two")
+        assert refused.value.retry_after is not None
+        assert 590 < refused.value.retry_after <= 600
+        assert (await bob.send("quick", "at once")).seq == 3
+        assert (await ada.send("slow", "an owner")).seq == 5
+        assert (await ada.send("slow", "need not wait")).seq == 6
 
 
 async def test_unanswered_commands_are_asked_again_in_order_and_others_fail() -> None:

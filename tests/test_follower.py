@@ -121,9 +121,15 @@ def test_of_a_crowd_the_last_that_was_told_counts(
         assert [expected] == taken(ada)
 
 
-def test_a_room_that_is_behind_is_not_joined_again_for_who_is_out_of_it(ada: Follower) -> None:
-    """They left on another connection, say."""
-    out = MembershipChanged(LOBBY, "leave", "e", 1, 7, 0, 0)
+OUT = [("leave", None), ("ban", None), ("invite", "invited")]
+
+
+@pytest.mark.parametrize(("change", "role"), OUT)
+def test_a_room_that_is_behind_is_not_joined_again_for_who_is_out_of_it(
+    ada: Follower, change: str, role: str | None
+) -> None:
+    """They left on another connection, say; and who is invited is asked, not taken."""
+    out = MembershipChanged(LOBBY, change, "e", 1, 7, 0, 0, role)
     hear(ada, said(6), out)
     assert ada.again(()) == []
     seen = taken(ada)

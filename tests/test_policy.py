@@ -1,17 +1,19 @@
-"""How often, by token buckets."""
+"""How often, by token buckets; and the table of who may do what."""
 
 from __future__ import annotations
 
 import weakref
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatcore.commands import Ping
-from chatcore.errors import RateLimited
-from chatcore.model import Rate, User
-from chatcore.policy import OpenPolicy, Rates
+from chatcore.errors import Banned, ChatError, Muted, RateLimited
+from chatcore.model import FOREVER, Rate, Restraint, Room, User
+from chatcore.policy import MAY, ROLES, OpenPolicy, Rates, check
+from tests.test_errors import family
 
 
 class Seconds:
@@ -133,6 +135,37 @@ def test_who_has_not_been_quiet_is_not(clock: Seconds) -> None:
     for number in range(5000):
         rates.take(str(number))
     assert taken(rates, "ada", 1) == 0
+
+
+# The table.
+
+
+def test_the_table_is_whole() -> None:
+    columns = [*reversed(ROLES), "invited", "stranger", "banned", "outsider"]
+    codes = {error.code for error in family(ChatError)}
+    for action, cells in MAY.items():
+        assert [*cells] == columns, action
+        assert {*cells.values()} <= codes | {"yes"}
+        assert cells["outsider"] == "not_found", "it is not there for them"
+        assert cells["owner"] == "yes"
+        ranked = [cells[role] for role in reversed(ROLES)]
+        assert ranked == sorted(ranked, reverse=True), "who is higher may do no less"
+
+
+def test_bans_and_mutes_are_over_at_their_end() -> None:
+    room, end = Room("lobby"), datetime(2026, 1, 1, tzinfo=UTC)
+    just_before = end - timedelta(milliseconds=1)
+    for role, restraint, refusal in (
+        (None, Restraint(banned=end), Banned),
+        ("member", Restraint(muted=end), Muted),
+    ):
+        action = "join" if role is None else "send"
+        with pytest.raises(refusal, match=r"until 2026-01-01T00:00:00\.000Z"):
+            check(action, room, role, restraint, just_before)
+        check(action, room, role, restraint, end)
+    with pytest.raises(Banned) as refused:
+        check("read", room, None, Restraint(banned=FOREVER), end)
+    assert refused.value.message == "You are banned from this room", "without an end"
 
 
 def test_the_open_policy_refuses_nothing() -> None:

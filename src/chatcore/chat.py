@@ -725,7 +725,7 @@ class Chat(Moderation):
                     change = MembershipChanged(
                         self._rooms.get(draft.room.name, draft.room),
                         change=action,
-                        epoch=stored.epoch,
+                        epoch=stands.epoch,
                         first=stored.first,
                         head=seq,
                         read=stands.read,

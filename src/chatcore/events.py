@@ -149,6 +149,8 @@ class Stands:
     """What they are there, None for nothing any more."""
     read: int
     unread: int
+    epoch: str
+    """The room's."""
 
 
 @frozen
@@ -160,8 +162,6 @@ class Stored:
     """The lowest seq that the room's log still has."""
     messages: int
     """How many `message` events the room has up to this one; what unread counts are made of."""
-    epoch: str = ""
-    """The room's, where `stands` is told."""
     stands: Stands | None = None
     """Of a `member` event: where whom it names stands now, if they were or are in the room."""
 

@@ -104,7 +104,7 @@ def check(
 
     `role` is what they are there, None for nothing.
     """
-    who = column(place.kind, role, restraint, now)
+    who = role if role in _RANK else column(place.kind, role, restraint, now)
     cell = MAY[action][who]
     if cell != "yes" and who == INVITED and place.kind == "public":
         cell = MAY[action]["stranger"]

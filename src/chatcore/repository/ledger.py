@@ -161,12 +161,16 @@ class Ledger:
             raise NotFound("There is no such user")
         room = self._room(draft)
         standing = self.standings.get((draft.room.name, draft.sender))
-        self._permit(draft, room, standing)
+        if draft.kind == "message":  # which nearly all are
+            self._check("send", draft, room, standing)
+        else:
+            self._permit(draft, room, standing)
         if draft.refusal is not None:  # after those, for a refusal tells that there is a room
             raise draft.refusal
         target = None
         if draft.kind == "message":
-            self._wait_turn(draft, room, standing)
+            if room.slow_mode and standing is not None and standing.role in policy.SLOWED:
+                self._wait_turn(draft, room)
         elif draft.kind in ("edit", "delete"):
             target = self._target(draft, room, standing)
             if target.deletion is not None:
@@ -190,7 +194,7 @@ class Ledger:
         elif draft.kind == "room":
             self._update(draft, room)
         event = committed(draft, room.head)
-        stored = Stored(event, room.first, room.messages, room.epoch, stands)
+        stored = Stored(event, room.first, room.messages, stands)
         self.stored.append((draft, stored))
         return stored
 
@@ -236,13 +240,13 @@ class Ledger:
     def _check(self, action: str, draft: Draft, room: RoomState, standing: Standing | None) -> None:
         """Ask the table."""
         role = standing.role if standing is not None else None
-        restraint = self.restraints.get((draft.room.name, draft.sender))
+        restraint = None
+        if self.restraints:
+            restraint = self.restraints.get((draft.room.name, draft.sender))
         policy.check(action, room, role, restraint, draft.timestamp)
 
-    def _wait_turn(self, draft: Draft, room: RoomState, standing: Standing | None) -> None:
+    def _wait_turn(self, draft: Draft, room: RoomState) -> None:
         """Raise RateLimited for who has to wait in slow mode; else note that they spoke."""
-        if not room.slow_mode or standing is None or standing.role not in policy.SLOWED:
-            return
         key = (draft.room.name, draft.sender)
         restraint = self.restraints.get(key, Restraint())
         if restraint.spoke is not None:
@@ -367,8 +371,8 @@ class Ledger:
             if now is not None and now.role == "owner":
                 self.owners[name].add(username)
         if now is None:
-            return Stands(None, 0, 0) if before is not None else None
-        return Stands(now.role, now.read, room.messages - now.read_messages)
+            return Stands(None, 0, 0, room.epoch) if before is not None else None
+        return Stands(now.role, now.read, room.messages - now.read_messages, room.epoch)
 
     def _restrain(self, key: RoomUser, restraint: Restraint) -> None:
         if restraint != self.restraints.get(key, Restraint()):
@@ -388,8 +392,6 @@ class Ledger:
 def _action(draft: Draft) -> str:
     """Return what the table calls that which a draft does."""
     match draft.kind:
-        case "message":
-            return "send"
         case "member":
             action = str(draft.body["action"])
             return "set_role" if action == "role" else action

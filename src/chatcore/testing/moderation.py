@@ -213,7 +213,7 @@ def _bans_and_mutes(repository: Repository) -> None:
     end = NOW + timedelta(seconds=60)
     assert isinstance(told, Stored)
     assert told.event == Member("lobby", 3, "ada", NOW, "bob", "ban", None, end, "spam")
-    assert (told.stands, told.epoch) == (Stands(None, 0, 0), "e1")
+    assert told.stands == Stands(None, 0, 0, "e1")
     assert repository.place("lobby", "bob") == (None, Restraint(banned=end))
 
     outcomes = repository.append(
@@ -308,11 +308,11 @@ def _what_is_theirs_goes_no_further(repository: Repository) -> None:
     )
     assert types_of(outcomes) == [*[Stored] * 4, *[NotMember] * 4, Stored, Stored]
     stands = [each.stands for each in outcomes if isinstance(each, Stored)]
-    assert stands[3:5] == [Stands(None, 0, 0), Stands("member", 5, 0)]
+    assert stands[3:5] == [Stands(None, 0, 0, "e1"), Stands("member", 5, 0, "e1")]
     repository.append([say("ada", "seven"), upon("ada", "mute", "bob")])
     (told,) = repository.append([upon("ada", "role", "bob", role="moderator")])
     assert isinstance(told, Stored)
-    assert told.stands == Stands("moderator", 6, 1), "a role reads nothing"
+    assert told.stands == Stands("moderator", 6, 1, "e1"), "a role reads nothing"
 
 
 def _invitations(repository: Repository) -> None:
@@ -325,7 +325,7 @@ def _invitations(repository: Repository) -> None:
     )
     assert isinstance(invited, Stored)
     assert invited.event == Member("secret", 2, "ada", NOW, "bob", "invite")
-    assert invited.stands == Stands("invited", 2, 0)
+    assert invited.stands == Stands("invited", 2, 0, "e2")
     assert [(room.name, room.role) for room in repository.rooms("bob", "", 9)] == [
         ("lobby", None),
         ("secret", "invited"),
@@ -396,7 +396,7 @@ def _direct_rooms(repository: Repository) -> None:
     assert (room.kind, room.title, room.epoch) == ("direct", "ada, bob", "e0")
     second = outcomes[2]
     assert isinstance(second, Stored)
-    assert second.epoch == "e0", "and not what its own draft had"
+    assert second.stands == Stands("member", 2, 0, "e0"), "and not what its own draft had"
     assert [each.username for each in repository.members(PAIR, "", 9)] == ["ada", "bob"]
     outcomes = repository.append(
         [

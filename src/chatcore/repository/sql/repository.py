@@ -172,13 +172,21 @@ class SqlRepository:
             "rooms": [[name] for name in about.rooms],
             "people": [*about.people],
             "txns": [*about.txns],
+        }
+        more: _Given = {
             "limited": [[username] for username in about.limited],
             "owned": [[name] for name in about.owned],
             "targets": [*about.targets],
         }
-        found_rooms, found_users, found_txns, found_roles, found_owners, found_targets = _loaded(
-            connection, self._sql.load, given
-        )
+        found_roles: list[list[Any]] = []
+        found_owners: list[list[Any]] = []
+        found_targets: list[list[Any]] = []
+        if any(more.values()):
+            found_rooms, found_users, found_txns, found_roles, found_owners, found_targets = (
+                _loaded(connection, self._sql.load, {**given, **more})
+            )
+        else:
+            found_rooms, found_users, found_txns = _loaded(connection, self._sql.load_some, given)
         roles: dict[str, dict[str, str]] = {username: {} for username in about.limited}
         for username, room, role in found_roles:
             roles[username][room] = role
@@ -255,12 +263,9 @@ class SqlRepository:
             "rooms": [[name] for name in rooms],
             "people": [],
             "txns": [],
-            "limited": [],
-            "owned": [],
-            "targets": [],
         }
         with self._dialect.reading() as connection:
-            found, *_ = _loaded(connection, self._sql.load, given)
+            found, *_ = _loaded(connection, self._sql.load_some, given)
         self._unread = False
         return {name: head for name, _, _, _, _, head, *_ in found}
 
@@ -586,11 +591,14 @@ class _Statements:
                 ),
             )
         )
-        # One statement for all six: most of what a lone send costs is each statement's own.
-        self.load = sa.select(
+        # One statement for all: most of what a lone send costs is each statement's own.  A batch
+        # of nothing but messages, as most are, needs no more than some of it.
+        self.load_some = sa.select(
             load_rooms.scalar_subquery().label("rooms"),
             load_standings.scalar_subquery().label("people"),
             load_txns.scalar_subquery().label("txns"),
+        )
+        self.load = self.load_some.add_columns(
             load_roles.scalar_subquery().label("limited"),
             load_owners.scalar_subquery().label("owned"),
             load_targets.scalar_subquery().label("targets"),

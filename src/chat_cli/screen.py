@@ -53,6 +53,7 @@ class Terminal:
         self._restore = _without_echo()
 
     async def ask(self, question: str, *, hidden: bool = False) -> str | None:
+        self.flush()  # now, while there is no input line: later it may come below the question
         with contextlib.suppress(KeyboardInterrupt, EOFError):
             if hidden and self._hidden is not None:
                 self.say(question)

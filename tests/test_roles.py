@@ -218,4 +218,21 @@ async def test_over_socketio_it_is_the_same_in_the_lobby() -> None:
                     assert refused[who] in (await him.ears.next("error"))["message"]
                 else:
                     assert (await him.ears.next("new_message"))["username"] == who
+        owner, member_ = User("owner", "owner"), User("member", "member")
+        async with python_client(here.http, auth={"token": here.tokens["member"]}) as him:
+            await him.emit("join", {"username": "member"})
+            await him.ears.next("message_history")
+            elsewhere = here.room("kick", "member", "public")
+            await here.chat.kick(owner, elsewhere, "member")  # of which nothing is told
+            for remove, told in (
+                (here.chat.mute, "You are muted: you may read, and not write"),
+                (here.chat.kick, "You were removed from the chat"),
+                (here.chat.ban, "You are banned from the chat"),
+            ):
+                if remove == here.chat.ban:
+                    await here.chat.join(member_, LOBBY)
+                await remove(owner, LOBBY, "member")
+                assert (await him.ears.next("error"))["message"] == told
+            await him.emit("send_message", {"content": "Hello?"})
+            assert (await him.ears.next("error"))["message"] == "You are banned from this room"
         await eventually(lambda: len(here.chat.roster) == 0, PATIENCE)

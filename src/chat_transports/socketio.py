@@ -118,6 +118,9 @@ class SocketIoWire:
                 came = [_coming("user_joined", name, "joined") for name in online or ()]
                 went = [_coming("user_left", name, "left") for name in offline or ()]
                 return b"".join([*came, *went])
+            case events.MembershipChanged(change=change, room=room) if change in _REMOVED:
+                # Other rooms are nothing to the first chatroom's clients.
+                return _event("error", {"message": _REMOVED[change]}) if room.name == LOBBY else b""
             case events.Bye(reason=reason):
                 return _event("error", {"message": f"The connection ends: {reason}"})
         return b""
@@ -148,6 +151,13 @@ class SocketIoWire:
             case ChatError():
                 return _event("error", {"message": answer.message})
         return b""
+
+
+_REMOVED = {
+    "kick": "You were removed from the chat",
+    "ban": "You are banned from the chat",
+    "mute": "You are muted: you may read, and not write",
+}
 
 
 def _event(name: str, payload: Mapping[str, object]) -> bytes:

@@ -6,17 +6,17 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Generic, Self, TypeAlias, TypeVar
 
 from attrs import evolve, frozen
 
-from chatcore import auth, commands, events, model, names, policy
+from chatcore import auth, commands, model, names, policy
 from chatcore.bus import LocalBus
 from chatcore.codec import JsonLines
-from chatcore.drafting import Drafting
+from chatcore.drafting import REPLIES, Drafting
 from chatcore.errors import (
     BadCredentials,
     ChatError,
@@ -98,21 +98,6 @@ def prepare(repository: Repository) -> None:
     repository.claim()  # first, for opening may migrate what another serves
     repository.open()
     repository.add_room(Room(LOBBY, title="Lobby"))
-
-
-_REPLIES: Mapping[type[commands.Durable], Callable[..., DurableReply]] = {
-    commands.Send: events.SendReply,
-    commands.Edit: events.EditReply,
-    commands.Delete: events.DeleteReply,
-    commands.Update: events.UpdateReply,
-    commands.Invite: events.InviteReply,
-    commands.Kick: events.KickReply,
-    commands.Ban: events.BanReply,
-    commands.Unban: events.UnbanReply,
-    commands.Mute: events.MuteReply,
-    commands.Unmute: events.UnmuteReply,
-    commands.SetRole: events.SetRoleReply,
-}
 
 
 class _Answer(Generic[T]):
@@ -590,7 +575,7 @@ class Chat(Moderation):
         these calls return.  Raises what can be refused at once.
         """
         draft = await self._drafting.draft(user, command)
-        reply = _REPLIES.get(type(command), SendReply)
+        reply = REPLIES[type(command)]
 
         def settled(outcome: Outcome) -> None:
             self._drafting.settled(command, draft, outcome)

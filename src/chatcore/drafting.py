@@ -6,12 +6,28 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from typing import assert_never
 
-from chatcore import commands, model, names
+from chatcore import commands, events, model, names
 from chatcore.errors import ChatError, Invalid, NotFound, RateLimited
-from chatcore.events import Duplicate
+from chatcore.events import Duplicate, DurableReply
 from chatcore.model import Draft, Limits, Room, User
 from chatcore.policy import Rates
 from chatcore.ports import Outcome, Policy
+
+REPLIES: Mapping[type[commands.Durable], Callable[..., DurableReply]] = {
+    commands.Leave: events.LeaveReply,
+    commands.Send: events.SendReply,
+    commands.Edit: events.EditReply,
+    commands.Delete: events.DeleteReply,
+    commands.Update: events.UpdateReply,
+    commands.Invite: events.InviteReply,
+    commands.Kick: events.KickReply,
+    commands.Ban: events.BanReply,
+    commands.Unban: events.UnbanReply,
+    commands.Mute: events.MuteReply,
+    commands.Unmute: events.UnmuteReply,
+    commands.SetRole: events.SetRoleReply,
+}
+"""What each command is answered with; all but to `leave` have a room, a seq and a timestamp."""
 
 _ACTIONS: Mapping[type[commands.Upon], str] = {
     commands.Invite: "invite",

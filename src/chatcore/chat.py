@@ -233,6 +233,7 @@ class Chat(Moderation):
         self._watching.cancel()
         self._passwords.refuse()
         await self._journal.close()
+        await self.hub.written(LINGER_SECONDS)
         spread = 1.0 + len(self.roster) / 500
         delays = iter(lambda: round(random.uniform(0.5, spread), 2), None)
         self.roster.end(lambda _: True, Close.SHUTDOWN, "shutdown", delays)
@@ -702,7 +703,10 @@ class Chat(Moderation):
     # What the use cases share.
 
     def _publish(self, batch: Sequence[tuple[Draft, Stored]]) -> None:
-        """Announce what committed: to the rooms, then to those whose membership changed."""
+        """Announce what committed: to the rooms, then to those whose membership changed.
+
+        A big room's last listeners may hear of it after that.
+        """
         self._bus.publish([stored.event for _, stored in batch])
         for draft, stored in batch:
             match stored.event, stored.stands:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -92,7 +93,7 @@ class Feed:
     holds: int = 0
     """Who is about to subscribe, or to read."""
     waiting: list[Durable] | None = field(factory=list)
-    """Announced while the log is being read for what came before; None when it is not."""
+    """Announced while what came before is being read, or written; None when it is not."""
     unsaid: list[Presence] = field(factory=list)
     """What is to be told once the run that is being written has been."""
     noticed: int = 0
@@ -103,7 +104,7 @@ class Feed:
     awaited: list[asyncio.Event] = field(factory=list)
     """Set each time the head has moved."""
     reads: int = 0
-    """How many reads of the log are under way."""
+    """How many reads of the log, and writings of what it has, are under way."""
     erased: set[int] = field(factory=set)
     """The messages that were deleted meanwhile: what is being read may have them still."""
 
@@ -137,10 +138,16 @@ class Feed:
         self, off_loop: OffLoop, read: Callable[..., Sequence[E]], *args: Any, **options: Any
     ) -> Sequence[E]:
         """Read events of the log, without the text of those that are deleted meanwhile."""
-        self.reads += 1
-        try:
+        with self.reading():
             page = await off_loop(read, self.room, *args, **options)
             return without(self.erased, page) if self.erased else page
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Within, `erased` has what is deleted meanwhile."""
+        self.reads += 1
+        try:
+            yield
         finally:
             self.reads -= 1
             if not self.reads:

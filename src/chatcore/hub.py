@@ -31,6 +31,7 @@ from chatcore import events
 from chatcore.errors import ChatError, NotMember
 from chatcore.events import Close, Durable, Member, MembershipChanged
 from chatcore.feed import OPENING, Feed, Listener, OffLoop, Subscription
+from chatcore.folding import without
 from chatcore.model import Limits
 from chatcore.ports import Link, Repository, Wire, is_straight
 
@@ -41,6 +42,8 @@ PRESENCE_SECONDS = 0.1
 RETRY_SECONDS = 0.5
 SLICE = 400
 """Members written to at a time, so that a big room holds the loop for some milliseconds only."""
+UNSAID = 10
+"""Changes of a room's presence that may wait for a hole in its log; the whole state is one."""
 _DONE = object()
 
 logger = logging.getLogger("chatcore.hub")
@@ -70,6 +73,8 @@ class Hub:
         self._listeners: dict[str, dict[Listener, None]] = {}
         self._telling: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writing: set[asyncio.Task[None]] = set()
+        """Of those, the ones that go on with what was announced."""
 
     async def close(self) -> None:
         """End every task; whoever still listens hears nothing more."""
@@ -78,6 +83,11 @@ class Hub:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def written(self, seconds: float) -> None:
+        """Return once all that was announced is written to who is live, or that time is over."""
+        if self._writing:
+            await asyncio.wait(self._writing, timeout=seconds)
 
     # Listeners.
 
@@ -262,7 +272,10 @@ class Hub:
         is_done = next(slices, _DONE) is _DONE
         if rest or not is_done:
             feed.waiting = rest
-            self._spawn(self._fill(feed, rest[0].seq - 1 if rest else feed.head, slices))
+            upto = rest[0].seq - 1 if rest else feed.head
+            writing = self._spawn(self._fill(feed, upto, slices))
+            self._writing.add(writing)
+            writing.add_done_callback(self._writing.discard)
 
     def notice(self, heads: Mapping[str, int]) -> None:
         """Take heads of rooms that nobody announced: another process has written.
@@ -310,40 +323,48 @@ class Hub:
 
         Yields where others may have the loop; what is announced meanwhile must wait.
         """
-        batch = feed.erase(batch)
-        frames = {wire: [wire.encode(event) for event in batch] for wire in feed.audiences}
-        for start, stop in _joins(batch, list(frames.values())):
-            before, last = feed.head, batch[stop - 1]
-            feed.head = last.seq
-            feed.tail.extend(batch[start:stop])
-            joined = {wire: b"".join(of_wire[start:stop]) for wire, of_wire in frames.items()}
-            if isinstance(last, Member) and last.ends:
-                self._end(feed, last, before, joined)
-            for reached in feed.awaited:
-                reached.set()
-            yield from self._write(feed, joined, before)
-            if stop < len(batch):
-                yield
+        with feed.reading():  # so that what is deleted meanwhile is known
+            rest = feed.erase(batch)
+            while rest:
+                before = feed.head
+                run, joined = _next_run(rest, [*feed.audiences])
+                feed.head = run[-1].seq
+                feed.tail.extend(run)
+                if isinstance(run[-1], Member) and run[-1].ends:
+                    self._end(feed, run[-1], before, joined)
+                for reached in feed.awaited:
+                    reached.set()
+                yield from self._write(feed, joined, before, run)
+                if len(run) < len(rest):
+                    yield
+                rest = without(feed.erased, rest[len(run) :])
 
     def _write(
-        self, feed: Feed, joined: Mapping[Wire, bytes], before: int | None
+        self,
+        feed: Feed,
+        joined: Mapping[Wire, bytes],
+        before: int | None,
+        run: Sequence[Durable] = (),
     ) -> Iterator[None]:
         """Write to everybody who is live, some at a time.
 
         Who cannot take it is behind, from `before` on; None for what is not in the log.
         """
-        runs = [
-            (data, [*audience.straight.values()], [*audience.others])
-            for wire, data in joined.items()
-            if (audience := feed.audiences.get(wire)) is not None
+        audiences = [
+            (wire, [*audience.straight.values()], [*audience.others])
+            for wire, audience in feed.audiences.items()
         ]
-        feed.moved, changes = set(), feed.changes
+        feed.moved, changes, erased = set(), feed.changes, len(feed.erased)
         is_first = True
-        for data, straight, others in runs:
-            for start in range(0, len(straight), SLICE):
+        for wire, straight, others in audiences:
+            for start in range(0, len(straight) + len(others), SLICE):
                 if not is_first:
                     yield
+                    if run and len(feed.erased) != erased:
+                        erased, run = len(feed.erased), without(feed.erased, run)
+                        joined = {each: _joined(each, run) for each in joined}
                 is_first = False
+                data = joined[wire]
                 if feed.changes == changes:
                     for way in straight[start : start + SLICE]:
                         if not way[1]():
@@ -351,11 +372,9 @@ class Hub:
                 else:
                     for way in straight[start : start + SLICE]:
                         self._give(way[2], data, before)
-            for start in range(0, len(others), SLICE):
-                if not is_first:
-                    yield
-                is_first = False
-                for subscription in others[start : start + SLICE]:
+                for subscription in others[
+                    max(0, start - len(straight)) : max(0, start + SLICE - len(straight))
+                ]:
                     self._give(subscription, data, before)
         feed.moved = None
 
@@ -363,6 +382,9 @@ class Hub:
         """Write to one who is live and has not moved meanwhile, or have them behind."""
         moved = subscription.feed.moved
         if moved and subscription in moved:
+            if before is None and subscription in subscription.feed.subscriptions:
+                subscription.missed = True
+                self._wake(subscription.listener)
             return
         if subscription.cursor is not None:
             subscription.missed = subscription.missed or before is None
@@ -449,12 +471,11 @@ class Hub:
             behind.listener.end(Close.LOST_POSITION, "the log no longer has your position")
             self._unsubscribe(behind)
             return
-        frames = [link.wire.encode(event) for event in page]
-        for start, stop in _joins(page, [frames]):
-            if self._slow(link):
-                return
-            link.write(b"".join(frames[start:stop]))
-            behind.cursor = page[stop - 1].seq
+        while page and not self._slow(link):
+            run, joined = _next_run(page, [link.wire])
+            link.write(joined[link.wire])
+            behind.cursor = run[-1].seq
+            page = page[len(run) :]
 
     def _arrive(self, behind: Subscription) -> None:
         if behind.end is not None:
@@ -481,10 +502,12 @@ class Hub:
         self._telling = None
         for event in self._attendance.changes():
             feed = self._feeds.get(event.room)
-            if feed is None:
+            if feed is None or feed.opened is not None:  # nobody listens yet
                 continue
             if feed.waiting is not None:
                 feed.unsaid.append(event)
+                if len(feed.unsaid) > UNSAID:
+                    feed.unsaid[:] = [self._attendance.state(feed.room)]
             else:
                 self._run(feed, self._tell_all(feed, event), [])
 
@@ -505,19 +528,25 @@ class Hub:
             logger.error("a task of the hub failed", exc_info=error)
 
 
-def _joins(
-    batch: Sequence[Durable], encodings: Sequence[Sequence[bytes]]
-) -> Iterator[tuple[int, int]]:
-    """Cut a batch into runs for one write each: small enough, and none past a member's end."""
-    start = size = 0
+def _next_run(
+    batch: Sequence[Durable], wires: Sequence[Wire]
+) -> tuple[Sequence[Durable], Mapping[Wire, bytes]]:
+    """Return what of a batch is one write, small enough, and none past a member's end."""
+    frames: dict[Wire, list[bytes]] = {wire: [] for wire in wires}
+    size = 0
     for index, event in enumerate(batch):
-        bytes_ = max((len(frames[index]) for frames in encodings), default=0)
-        if size and size + bytes_ > JOINED_BYTES:
-            yield start, index
-            start, size = index, 0
-        size += bytes_
+        spelled = [wire.encode(event) for wire in wires]
+        size += max(map(len, spelled), default=0)
+        if index and size > JOINED_BYTES:
+            batch = batch[:index]
+            break
+        for wire, frame in zip(wires, spelled, strict=True):
+            frames[wire].append(frame)
         if isinstance(event, Member) and event.ends:
-            yield start, index + 1
-            start, size = index + 1, 0
-    if start < len(batch):
-        yield start, len(batch)
+            batch = batch[: index + 1]
+            break
+    return batch, {wire: b"".join(of_wire) for wire, of_wire in frames.items()}
+
+
+def _joined(wire: Wire, run: Sequence[Durable]) -> bytes:
+    return b"".join(wire.encode(event) for event in run)

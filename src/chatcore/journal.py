@@ -196,9 +196,11 @@ class Journal:
 
     def _announce(self, batch: list[_Append], outcomes: Sequence[Outcome]) -> None:
         self._answering = True
-        for item, outcome in zip(batch, outcomes, strict=True):
-            item.done(outcome)
-        self._answering = False
+        try:
+            for item, outcome in zip(batch, outcomes, strict=True):
+                item.done(outcome)
+        finally:
+            self._answering = False
         after, self._after = self._after, []
         for call in after:
             call()

@@ -193,7 +193,7 @@ class Limits:
     login_seconds: float | None = 300.0
     """How long a connection may stay without a login."""
     buffer_bytes: int = 262_144
-    """What may wait for one connection before it is lagging."""
+    """What may wait for one connection before it is lagging; sockets are asked from 64 KiB on."""
     ping: float = 25.0
     """Seconds between a door's signs of life."""
 

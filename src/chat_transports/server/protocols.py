@@ -31,7 +31,10 @@ from chatcore.roster import Roster
 
 logger = logging.getLogger("chat_transports.server")
 
-NEEDED = ("transport", "writable", "close_sent", "read_paused", "queue", "frames", "app")
+NEEDED = (
+    *("transport", "writable", "close_sent", "read_paused", "queue", "frames"),
+    *("curr_msg_data_type", "app", "scope", "request", "response"),
+)
 """Of uvicorn's protocol, for an outlet."""
 BODY_SECONDS = 30.0
 """What a request's body may take; it has at most 64 KiB."""

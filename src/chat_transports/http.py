@@ -25,7 +25,8 @@ from starlette.routing import Route
 from chat_transports.openapi import document
 from chat_transports.visitor import credentials, same_origin
 from chatcore import commands
-from chatcore.chat import Chat, Token
+from chatcore.accounts import Token
+from chatcore.chat import Chat
 from chatcore.commands import Command
 from chatcore.errors import (
     ChatError,

@@ -6,7 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from chatcore.chat import Chat, Token
+    from chatcore.accounts import Token
+    from chatcore.chat import Chat
     from chatcore.commands import Since
     from chatcore.connection import serve
     from chatcore.errors import ChatError
@@ -36,7 +37,7 @@ _HOMES = {
     "Room": "chatcore.model",
     "Since": "chatcore.commands",
     "SqliteRepository": "chatcore.repository.sql",
-    "Token": "chatcore.chat",
+    "Token": "chatcore.accounts",
     "User": "chatcore.model",
     "connect": "chatcore.peer",
     "fold": "chatcore.folding",

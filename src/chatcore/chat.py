@@ -7,18 +7,18 @@ import contextlib
 import logging
 import random
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Generic, Self, TypeAlias, TypeVar
 
-from attrs import evolve, frozen
+from attrs import evolve
 
 from chatcore import auth, commands, model, names, policy
+from chatcore.accounts import Accounts, Token
 from chatcore.bus import LocalBus
 from chatcore.codec import JsonLines
 from chatcore.drafting import REPLIES, Drafting
 from chatcore.errors import (
-    BadCredentials,
     ChatError,
     Conflict,
     Invalid,
@@ -55,7 +55,6 @@ from chatcore.journal import Journal
 from chatcore.model import (
     INVITED,
     LOBBY,
-    Credentials,
     Draft,
     Limits,
     Membership,
@@ -64,11 +63,10 @@ from chatcore.model import (
 )
 from chatcore.moderation import Moderation
 from chatcore.pages import Pages
-from chatcore.policy import OpenPolicy, Rates
+from chatcore.policy import OpenPolicy
 from chatcore.ports import Authenticator, Bus, Clock, Outcome, Policy, Repository
 from chatcore.presence import Presence
 from chatcore.readers import Readers
-from chatcore.roster import Roster
 
 T = TypeVar("T")
 A = TypeVar("A", bound=Acknowledged)
@@ -83,14 +81,6 @@ Done: TypeAlias = Callable[[DurableReply | ChatError], None]
 Observer: TypeAlias = Callable[[Durable], object]
 
 logger = logging.getLogger("chatcore.chat")
-
-
-@frozen
-class Token:
-    """A proof of login, and when it ends."""
-
-    secret: str
-    expires: datetime
 
 
 def prepare(repository: Repository) -> None:
@@ -118,7 +108,7 @@ class _Answer(Generic[T]):
         return await self._future
 
 
-class Chat(Moderation):
+class Chat(Accounts, Moderation):
     """Rooms, users and history on one repository.
 
     An asynchronous context manager: inside it has its threads and tasks, and after
@@ -143,19 +133,19 @@ class Chat(Moderation):
         bcrypt_cost: int = 12,
         token_days: float = 30,
     ) -> None:
-        self.limits = limits or Limits()
+        super().__init__(
+            repository,
+            authenticator=authenticator,
+            limits=limits or Limits(),
+            clock=clock,
+            token_days=token_days,
+        )
         self.wire = JsonLines(self.limits)
         """One for all links that speak the protocol's JSON: an event is encoded once."""
-        self.roster = Roster(self.limits)
-        self._repository = repository
         self._bus = bus or LocalBus()
         self._policy = policy or OpenPolicy()
-        self._authenticator = authenticator
-        self._clock = clock
         self._bcrypt_cost = bcrypt_cost
-        self._token_life = timedelta(days=token_days)
         self._drafting = Drafting(self._room, self._policy, self.limits, self._now)
-        self._attempts = Rates(self.limits.attempts, "Too many attempts; wait a little")
         self._rooms: dict[str, Room] = {}
         self._observers: list[Observer] = []
         self._state = "new"
@@ -263,132 +253,6 @@ class Chat(Moderation):
         """Return when there is a `failure`."""
         self.check_started()
         await asyncio.shield(self._journal.died)
-
-    # Accounts.
-
-    async def register(self, username: str, password: str, *, peer: str = "") -> User:
-        """Create an account.  Raises Invalid, Conflict, RateLimited, Unavailable.
-
-        `peer` is the address that asks; attempts are counted for each.
-        """
-        if not username or not password:
-            raise Invalid("Username and password are required")
-        self._attempt(peer)
-        name = names.username(username)
-        if names.is_reserved(name):
-            raise Invalid(f"The username {name} is reserved; choose another")
-        auth.check_password(password)
-        user = User(name, model.line(names.shown(username, name), "username", 50))
-        if await self._read(self._repository.user, name) is not None:
-            raise Conflict("Username already exists")
-        password_hash = await self._passwords.hash(password)
-        if not await self._journal.write(self._repository.add_user, user, password_hash):
-            raise Conflict("Username already exists, or looks like one that does")
-        return user
-
-    async def login(self, username: str, password: str, *, peer: str = "") -> User:
-        """Return whose name and password these are.  Raises BadCredentials, RateLimited.
-
-        A name that nobody has takes as long as a wrong password.
-        """
-        if not username or not password:
-            raise Invalid("Username and password are required")
-        self._attempt(peer)
-        try:
-            known = await self._read(self._repository.user, names.username(username))
-        except Invalid:
-            known = None
-        user, password_hash = known or (None, None)
-        if not await self._passwords.verify(password, password_hash) or user is None:
-            raise BadCredentials("Invalid username or password")
-        return user
-
-    def _attempt(self, peer: str) -> None:
-        if peer:
-            self._attempts.take(peer)
-
-    async def issue_token(self, user: User) -> Token:
-        """Make a new token for a user; only its hash is stored."""
-        self._check_open()
-        token = Token(auth.new_token(), self._now() + self._token_life)
-        await self._journal.write(
-            self._repository.add_token,
-            auth.digest(token.secret),
-            user.username,
-            token.expires,
-            self._now(),
-        )
-        return token
-
-    async def recognise(self, secret: str) -> tuple[User, Token]:
-        """Return whose token this is.  Raises BadCredentials."""
-        user, expires = await self._read(self._owner, secret, self._clock())
-        return user, Token(secret, expires)
-
-    def _owner(self, secret: str, now: datetime) -> tuple[User, datetime]:
-        found = self._repository.token(auth.digest(secret), now)
-        if found is None:
-            raise BadCredentials("This token is not valid any more; log in with your password")
-        return found
-
-    def seconds_left(self, token: Token) -> float:
-        """Return how long a token is still good for."""
-        return (token.expires - self._clock()).total_seconds()
-
-    async def authenticate(self, credentials: Credentials) -> tuple[User, Token | None] | None:
-        """Say who a door has: by its own word, the token, or the host's Authenticator.
-
-        None for nobody yet.
-
-        Raises BadCredentials for a token that is not valid; Invalid or Conflict for a
-        host's user whose name cannot be one here.
-        """
-        if credentials.user is not None:
-            return await self.introduce(credentials.user), None
-        if credentials.token is not None:
-            return await self.recognise(credentials.token)
-        if self._authenticator is None:
-            return None
-        user = await self._authenticator.authenticate(credentials)
-        return (await self.introduce(user), None) if user is not None else None
-
-    async def introduce(self, user: User) -> User:
-        """Have a host's own user known here; return them, with the name as it is spelled here.
-
-        The first time makes the account, without a password.  Repeatable.  Raises
-        Invalid or Conflict where the name cannot be one here.
-        """
-        display_name = model.line(user.display_name, "display name", names.USERNAME_CHARACTERS)
-        user = User(names.username(user.username), display_name)
-        if await self._read(self._repository.user, user.username) is None:
-            await self._journal.write(self._repository.add_user, user, None)
-            # Not added is known by now, from another connection, or looks like somebody.
-            if await self._read(self._repository.user, user.username) is None:
-                raise Conflict(f"The username {user.username} looks like another's")
-        return user
-
-    async def logout(self, token: Token | None, user: User, *, everywhere: bool = False) -> None:
-        """Revoke a token, or all of the user's, and end the connections that hold it.
-
-        Without a token, those that a host's Authenticator let in end.
-        """
-        self._check_open()
-        if everywhere:
-            await self._journal.write(self._repository.remove_tokens, user.username)
-        elif token is not None:
-            await self._journal.write(self._repository.remove_token, auth.digest(token.secret))
-        digest = auth.digest(token.secret) if token else None
-        # Soon, not now: the connection that asked is answered first.
-        asyncio.get_running_loop().call_soon(
-            self.roster.end,
-            lambda each: (
-                each.user is not None
-                and each.user.username == user.username
-                and (everywhere or each.digest == digest)
-            ),
-            Close.REVOKED,
-            "logged out",
-        )
 
     # Rooms.
 
@@ -779,11 +643,6 @@ class Chat(Moderation):
             if membership.read <= membership.head:
                 return membership
             await self.hub.reach(feed, membership.read)
-
-    def _now(self) -> datetime:
-        """The clock, to the millisecond that the log keeps."""
-        now = self._clock()
-        return now.replace(microsecond=now.microsecond // 1000 * 1000)
 
     async def _read(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
         """Run a read of the repository in one of two threads."""

@@ -12,7 +12,8 @@ from typing import assert_never
 from attrs import define
 
 from chatcore import auth, commands, events
-from chatcore.chat import Chat, Token
+from chatcore.accounts import Token
+from chatcore.chat import Chat
 from chatcore.codec import COMMANDS, PROTOCOL
 from chatcore.commands import Request
 from chatcore.errors import (

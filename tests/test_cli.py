@@ -36,6 +36,7 @@ from tests.support import PASSWORD, ServerProcess, connected, present, serving
 from tests.terminal import Pane, Tmux
 
 CLIENT = [sys.executable, "-c", "from chat_cli import main; main()"]
+ANOTHER = "battery staple"
 MENU = ["1. Register", "2. Login", "3. Exit", "Choose an option:"]
 CREDENTIALS = ["Username:", "Password:"]
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -213,7 +214,7 @@ class TestPipe:
             *("/users", "/rooms", "/join", "/leave", "/create", "/msg", "/history", "/edit"),
             *("/delete", "/title", "/topic", "/slow", "/archive", "/invite", "/kick", "/ban"),
             *("/unban", "/mute", "/unmute", "/role", "/report", "/reports", "/log"),
-            *("/whoami", "/help", "/exit", "//text"),
+            *("/whoami", "/name", "/password", "/help", "/exit", "//text"),
         ]
         assert max(map(len, lines)) < 80
 
@@ -325,6 +326,36 @@ class TestPipe:
         assert "[System] @bob has 1 message for you: /msg bob" in lines
         assert "[System] You are invited to den: /join den" in lines
         assert "? den" in lines
+
+    async def test_changes_a_name_and_a_password(self, server: ServerProcess) -> None:
+        async with present(server.urls["ws"], "bob") as bob:
+            wrong = ["/password", "wrong horse", ANOTHER, ANOTHER, ""]
+            typed = ["/name", "/name  Ada   Lovelace", *wrong]
+            typed += ["/password", PASSWORD, ANOTHER, "something else", "still me"]
+            typed += ["/password", PASSWORD, ANOTHER, ANOTHER, "Y", "/password now"]
+            _, lines = await piped(server.urls["ws"], "1", "ada", PASSWORD, *typed)
+            assert (await bob.event("profile"))["display_name"] == "Ada Lovelace"
+        asked = ["Old password:", "New password:", "The new one again:"]
+        both = "End your other logins? (y/N)"
+        start = lines.index("/name is not used like that: /help says how")
+        assert lines[start:] == [
+            "/name is not used like that: /help says how",
+            "[System] You are shown as Ada Lovelace",
+            *(*asked, both, "[System] The old password is wrong. Your password is as it was"),
+            *(*asked, "[System] The new passwords differ. Your password is as it was"),
+            "[HH:MM] ada: still me",
+            *(*asked, both, "[System] Your password is changed; your other logins have ended"),
+            "/password is not used like that: /help says how",
+            "Goodbye!",
+        ]
+        status, lines = await piped(server.urls["ws"], "2", "ada", ANOTHER)
+        assert (status, lines[-1]) == (0, "Goodbye!")
+        assert "[System] Joined lobby as ada; /help lists the commands" in lines
+
+    async def test_an_end_of_the_input_changes_no_password(self, server: ServerProcess) -> None:
+        _, lines = await piped(server.urls["ws"], "1", "ada", PASSWORD, "/password", PASSWORD)
+        assert lines[-3:] == ["Old password:", "New password:", "Goodbye!"]
+        assert (await piped(server.urls["ws"], "2", "ada", PASSWORD))[0] == 0
 
     async def test_loses_nothing_to_the_rate_limit(self, server: ServerProcess) -> None:
         sent = [f"message {number}" for number in range(14)]  # four more than go at once
@@ -555,6 +586,18 @@ class TestTerminal:
         await pane.enter("only this")
         seen = await pane.until_shown("ada: only this")
         assert not [line for line in seen if "horse" in line]
+
+    async def test_a_password_is_changed_and_never_seen(
+        self, server: ServerProcess, tmux: Tmux
+    ) -> None:
+        ada = await entered(tmux, server.urls["ws"], "ada")
+        await ada.enter("/password", PASSWORD, ANOTHER, ANOTHER, "")
+        await ada.until_shown("[System] Your password is changed")
+        await ada.enter("hello")
+        await ada.until_shown("ada: hello")
+        assert not [line for line in await ada.lines() if "horse" in line or "staple" in line]
+        async with connected(server.urls["ws"]) as peer:
+            assert "token" in await peer.do("login", username="ada", password=ANOTHER)
 
     async def test_comes_back_with_what_was_missed_and_typed(
         self, tmux: Tmux, tmp_path: Path

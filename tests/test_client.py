@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,7 +15,7 @@ import pytest
 import websockets
 
 from chat_transports.client import Backoff, CannotConnect, Client, connect
-from chatcore import Delete, Edit, Message, follower
+from chatcore import Delete, Edit, Message, User, follower
 from chatcore.errors import (
     BadCredentials,
     Conflict,
@@ -25,7 +26,16 @@ from chatcore.errors import (
     TooLarge,
     Unavailable,
 )
-from chatcore.events import Connected, Event, Lost, Notice, Reconnecting, Reset, Resumed
+from chatcore.events import (
+    Connected,
+    Event,
+    Lost,
+    Notice,
+    ProfileChanged,
+    Reconnecting,
+    Reset,
+    Resumed,
+)
 from chatcore.testing import PATIENCE
 from tests.support import PASSWORD, serving
 
@@ -216,6 +226,34 @@ async def test_a_room_left_elsewhere_meanwhile_is_lost_and_not_joined_again(tmp_
                 with pytest.raises(NotMember):
                     await chat.send("lobby", "am I here?")
     assert isinstance(seen[-1], Lost)
+
+
+async def test_it_logs_in_again_with_the_password_that_it_has_changed(tmp_path: Path) -> None:
+    """Where its token is none any more by the time that it comes back."""
+    database = tmp_path / "chat.db"
+    async with serving(database) as server:
+        door = port(server.urls["tcp"])
+        async with connect(server.urls["tcp"]) as chat:
+            await chat.register("ada", PASSWORD)
+        as_ada = partial(connect, username="ada", password=PASSWORD)
+        async with (
+            as_ada(server.urls["tcp"], backoff=SOON) as chat,
+            as_ada(server.urls["ws"]) as other,
+        ):
+            assert await chat.change_profile(display_name="Ada L.") == User("ada", "Ada L.")
+            assert chat.user == User("ada", "Ada L.")
+            await until(other, lambda event: event == ProfileChanged("ada", "Ada L."))
+            assert other.user == chat.user
+            await chat.change_password(PASSWORD, "battery staple", end_others=True)
+            assert [event async for event in other] == []
+            assert isinstance(other.error, BadCredentials)
+
+            chat.token = "cc_expired"
+            server.signal(signal.SIGKILL)
+            await server.exit_code()
+            async with serving(database, "--tcp-port", door):
+                await until(chat, lambda event: isinstance(event, Connected))
+                assert chat.token != "cc_expired"
 
 
 async def test_who_cannot_connect_is_told_why(unused_tcp_port: int) -> None:

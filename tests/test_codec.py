@@ -41,8 +41,11 @@ from chatcore.events import (
     Message,
     MuteReply,
     Page,
+    PasswordReply,
     PingReply,
     Presence,
+    ProfileChanged,
+    ProfileReply,
     RegisterReply,
     Reply,
     ReportItem,
@@ -228,6 +231,10 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "username": TEXT,
     "password": TEXT,
     "token": TEXT,
+    "old": TEXT,
+    "new": TEXT,
+    "end_others": st.booleans(),
+    "display_name": TEXT,
     "everywhere": st.booleans(),
     "kind": st.sampled_from(["public", "private"]),
     "title": TEXT,
@@ -364,6 +371,12 @@ SHAPES: list[tuple[Reply | Event | Hello | Bye, str]] = [
         f'{{"reply": "login", "id": 3, "token": "cc_x", "expires": {TIME}, {USER_AND_ROOMS}}}',
     ),
     (LogoutReply(), '{"reply": "logout", "id": 3}'),
+    (PasswordReply(), '{"reply": "password", "id": 3}'),
+    (
+        ProfileReply(User("r2", "R2", bot=True)),
+        '{"reply": "profile", "id": 3,'
+        ' "user": {"username": "r2", "display_name": "R2", "bot": true}}',
+    ),
     (
         RoomsReply([Listed("lobby", title="Lobby"), Listed("tea", role="invited")], True),
         f'{{"reply": "rooms", "id": 3, "rooms": [{ROOM}, {{"name": "tea", "kind": "public",'
@@ -421,6 +434,11 @@ SHAPES: list[tuple[Reply | Event | Hello | Bye, str]] = [
         MembersReply([MemberItem("ada", "Ada", "owner")], True),
         '{"reply": "members", "id": 3, "complete": true,'
         ' "members": [{"username": "ada", "display_name": "Ada", "role": "owner"}]}',
+    ),
+    (
+        MembersReply([MemberItem("r2", "R2", "reader", bot=True)], True),
+        '{"reply": "members", "id": 3, "complete": true, "members": [{"username": "r2",'
+        ' "display_name": "R2", "role": "reader", "bot": true}]}',
     ),
     (PingReply(), '{"reply": "ping", "id": 3}'),
     (
@@ -482,6 +500,10 @@ SHAPES: list[tuple[Reply | Event | Hello | Bye, str]] = [
         MembershipChanged(LOBBY, "join", "k3x9", 1, 5, 5, 0, "member"),
         f'{{"event": "membership", "room": {ROOM}, "change": "join", "role": "member",'
         ' "epoch": "k3x9", "first": 1, "head": 5, "read": 5, "unread": 0}',
+    ),
+    (
+        ProfileChanged("ada", "Ada L."),
+        '{"event": "profile", "username": "ada", "display_name": "Ada L."}',
     ),
     (
         Presence("lobby", 1, ["ada"], []),

@@ -20,6 +20,7 @@ from chatcore.commands import (
     Kick,
     Login,
     Members,
+    Password,
     Register,
     Report,
     Reports,
@@ -96,7 +97,12 @@ def test_the_edges_are_legal(command: Command) -> None:
 
 
 def test_no_secret_is_printed() -> None:
-    for command in (Register("ada", "s3cret"), Login("ada", "s3cret"), Login(token="s3cret")):
+    for command in (
+        Register("ada", "s3cret"),
+        Login("ada", "s3cret"),
+        Login(token="s3cret"),
+        Password("s3cret", "s3cret"),
+    ):
         assert "s3cret" not in repr(command)
 
 

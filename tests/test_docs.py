@@ -42,6 +42,7 @@ from chatcore.events import (
     MembershipChanged,
     Message,
     Presence,
+    ProfileChanged,
     RoomChanged,
 )
 from chatcore.model import Limits, Rate, Room
@@ -398,6 +399,7 @@ EVENTS: Sequence[Event] = (
     Member("lobby", 1, "ada", AT, "ada", "join", "member"),
     RoomChanged("lobby", 1, "ada", AT, "Lobby"),
     MembershipChanged(ROOMS[0], "join", "e1", 1, 1, 1, 0, "member"),
+    ProfileChanged("bob", "Bob"),
     Presence("lobby", 1, ["ada"], []),
 )
 

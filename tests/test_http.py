@@ -287,6 +287,42 @@ async def test_a_token_of_a_login_is_good_at_every_door_until_logout() -> None:
         assert (await other.goodbye())["code"] == 4502
 
 
+async def test_a_password_and_a_display_name_are_changed() -> None:
+    async with (
+        serving(transports=["ws"]) as server,
+        aiohttp.ClientSession(server.http) as session,
+        connected(server.urls["ws"]) as same,
+        connected(server.urls["ws"]) as other,
+    ):
+        asking, new = Client(session), {"old": PASSWORD, "new": "battery staple"}
+        await asking.post("/register", ADA)
+        assert (await asking.post("/password", new)).code == (401, "unauthenticated")
+        await asking.log_in(**ADA)
+        await same.do("login", token=asking.token)
+        await other.do("login", **ADA)
+
+        named = await asking.ask("PATCH", "/profile", json={"display_name": "Ada L."})
+        assert (named.status, named.json) == (
+            200,
+            {"user": {"username": "ada", "display_name": "Ada L."}},
+        )
+        assert (await other.event("profile"))["display_name"] == "Ada L."
+        for wrong in ({}, {"display_name": ""}, {"display_name": 1}, {"bot": True}):
+            refused = await asking.ask("PATCH", "/profile", json=wrong)
+            assert refused.code == (400, "invalid")
+
+        refused = await asking.post("/password", {**new, "old": "wrong horse"})
+        assert refused.code == (401, "bad_credentials")
+        assert (await asking.post("/password", {**new, "new": "short"})).code == (400, "invalid")
+        changed = await asking.post("/password", {**new, "end_others": True})
+        assert changed.told == (200, True, "Password changed")
+        assert (await other.goodbye())["code"] == 4502
+        assert "reply" in await same.do("ping")
+        assert (await asking.get("/rooms")).status == 200
+        assert (await asking.post("/login", ADA)).status == 401
+        await asking.log_in(username="ada", password="battery staple")
+
+
 async def test_rooms_and_messages() -> None:
     async with (
         serving(transports=["ws"]) as server,

@@ -22,7 +22,9 @@ from chatcore.commands import (
     Logout,
     Members,
     Mute,
+    Password,
     Ping,
+    Profile,
     Register,
     Report,
     Reports,
@@ -46,6 +48,8 @@ LEGAL: list[tuple[Command, type[ChatError] | None, type[ChatError] | None]] = [
     (Login(token="cc_x"), None, None),  # whose it is, only the accounts know
     (Register("ada", "secret"), None, Conflict),
     (Logout(), Unauthenticated, None),
+    (Password("secret", "another"), Unauthenticated, None),
+    (Profile("Ada"), Unauthenticated, None),
     (Rooms(), Unauthenticated, None),
     (Create("den"), Unauthenticated, None),
     (Direct("bob"), Unauthenticated, None),

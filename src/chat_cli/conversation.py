@@ -23,6 +23,7 @@ from chatcore.events import (
     MembershipChanged,
     Notice,
     Presence,
+    ProfileChanged,
     Reconnecting,
     Reset,
     Resumed,
@@ -43,6 +44,8 @@ USAGE = (
     ("/history [N]", "the newest N messages"),
     *slash.USAGE,
     ("/whoami", "who you are, and where"),
+    ("/name NAME", "change the name that others see too"),
+    ("/password", "change your password, not shown"),
     ("/help", "these lines"),
     ("/exit", "leave the chat, as Ctrl+C and Ctrl+D do"),
     ("//text", "send a text that begins with a slash"),
@@ -175,10 +178,14 @@ class Conversation:
 
     async def _converse(self) -> None:
         while (line := await self._screen.line()) is not None and line.split()[:1] != ["/exit"]:
+            asks = line.split() == ["/password"]
+            doing = await self._ask_passwords() if asks else self._obey(line)
+            if doing is None:
+                break
             if self._screen.patient:
-                await self._obey(line)
+                await doing
             else:
-                self._start(self._obey(line))
+                self._start(doing)
         await self._finish()
 
     async def _finish(self) -> None:
@@ -189,6 +196,37 @@ class Conversation:
             _, late = await asyncio.wait(late, timeout=LEAVE_SECONDS)
         while late and self._chat.state == "connected":
             _, late = await asyncio.wait(late, timeout=LEAVE_SECONDS)
+
+    async def _ask_passwords(self) -> Coroutine[None, None, None] | None:
+        """Ask for what `/password` needs; return what is then to be done, None to leave.
+
+        Nothing else may be read meanwhile.
+        """
+        answers: list[str] = []
+        for question in ("Old password: ", "New password: ", "The new one again: "):
+            answer = await self._screen.ask(question, hidden=True)
+            if answer is None:
+                return None
+            answers.append(answer)
+        old, new, again = answers
+        if new != again:
+            return self._tell_unchanged("The new passwords differ")
+        everywhere = await self._screen.ask("End your other logins? (y/N) ")
+        if everywhere is None:
+            return None
+        return self._change_password(old, new, everywhere.strip().lower() in ("y", "yes"))
+
+    async def _tell_unchanged(self, why: str) -> None:
+        self._screen.say(f"[System] {why}. Your password is as it was")
+
+    async def _change_password(self, old: str, new: str, end_others: bool) -> None:
+        try:
+            await self._chat.change_password(old, new, end_others=end_others)
+        except ChatError as error:
+            await self._tell_unchanged(str(error))
+        else:
+            others = "; your other logins have ended" if end_others else ""
+            self._screen.say(f"[System] Your password is changed{others}")
 
     def _start(self, doing: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(doing)
@@ -273,6 +311,9 @@ class Conversation:
                 name = me.username if me else "nobody"
                 rooms = ", ".join(self._labels.get(room, room) for room in self._online)
                 say(f"[System] You are {name}, in {rooms or 'no room'}")
+            case ("/name", _, *_):
+                user = await chat.change_profile(display_name=" ".join(arguments))
+                say(f"[System] You are shown as {user.display_name}")
             case _ if word in WORDS:
                 raise Misused(f"{word} is not used like that: /help says how")
             case _:
@@ -399,6 +440,8 @@ class Conversation:
                 self._tell(event)
             case MembershipChanged(room=room, role=role):
                 self._hear_of(room, role)
+            case ProfileChanged(username=name, display_name=display_name) if name != me:
+                say(f"[System] {name} is shown as {display_name}")
             case Presence():
                 self._presence(event, me)
             case Reconnecting(reason=reason) if self._chat.user is not None:

@@ -58,7 +58,7 @@ from chatcore.events import (
 from chatcore.follower import Follower
 from chatcore.model import INVITED, Limits, Membership, Rate, User
 from chatcore.names import room_name
-from chatcore.participant import Participant, R
+from chatcore.participant import Participant, R, renamed
 
 __all__ = ["Backoff", "CannotConnect", "Client", "connect"]
 
@@ -75,6 +75,7 @@ _REPEATABLE = (
     commands.Durable
     | commands.Direct
     | commands.Join
+    | commands.Profile
     | commands.Rooms
     | commands.History
     | commands.Who
@@ -179,8 +180,8 @@ class Client(Participant):
 
     A method called while there is no connection waits for the next one; so does one
     whose answer was lost, and its message is still stored once.  Only `create`,
-    `register`, `login` and `logout` raise Unavailable when their answer is lost with
-    the connection: whether they were done is not known.  Put a call into
+    `register`, `login`, `logout` and `change_password` raise Unavailable when their answer
+    is lost with the connection: whether they were done is not known.  Put a call into
     `asyncio.timeout` where waiting must have an end.
 
     `send` and `edit` keep to the rate that the server told, and wait where the server asks
@@ -287,6 +288,11 @@ class Client(Participant):
         if token is None:
             self._password = login
         return reply.user
+
+    async def change_password(self, old: str, new: str, *, end_others: bool = False) -> None:
+        await super().change_password(old, new, end_others=end_others)
+        if self._password is not None:  # what logs in again once the token is no more
+            self._password = attrs.evolve(self._password, password=new)
 
     async def logout(self, *, everywhere: bool = False) -> None:
         """Revoke the token, or all of the user's; the server then ends the connection."""
@@ -561,6 +567,7 @@ class Client(Participant):
             case Answer(int(id), outcome) if id in self._asked and self._asked[id].sent:
                 self._answered(self._asked[id], outcome)
             case _:
+                self._user = renamed(self._user, told)
                 self._follower.hear(told)
         self._changed.set()
 

@@ -38,7 +38,7 @@ from chatcore.errors import (
     Unauthenticated,
     Unavailable,
 )
-from chatcore.events import LoginReply, Reply, SendReply
+from chatcore.events import LoginReply, ProfileReply, Reply, SendReply
 from chatcore.model import User
 
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
@@ -86,6 +86,8 @@ def app(
         Route("/register", door.account(door.register, "Registration"), methods=["POST"]),
         Route("/login", door.account(door.login, "Login"), methods=["POST"]),
         Route("/logout", door.endpoint(door.logout), methods=["POST"]),
+        Route("/password", door.endpoint(door.password), methods=["POST"]),
+        Route("/profile", door.endpoint(door.profile), methods=["PATCH"]),
         Route("/rooms", door.endpoint(door.rooms)),
         Route("/rooms/{room}/messages", door.endpoint(door.messages), methods=["GET", "POST"]),
         Route("/openapi.json", door.openapi),
@@ -95,7 +97,7 @@ def app(
     cors = Middleware(
         CORSMiddleware,
         allow_origins=[*allow_origins],
-        allow_methods=["GET", "POST"],
+        allow_methods=["GET", "POST", "PATCH"],
         allow_headers=["authorization", "content-type"],
     )
     made = Starlette(
@@ -142,7 +144,7 @@ class _Door:
         return call
 
     def _check_open(self, request: Request) -> None:
-        if request.method == "POST" and not same_origin(request, self._allow_origins):
+        if request.method in ("POST", "PATCH") and not same_origin(request, self._allow_origins):
             raise Forbidden("This page's origin is not allowed: see allow_origins (--allow-origin)")
         if self._chat.closing:
             raise Unavailable("The server is shutting down; come back soon", retry_after=1.0)
@@ -198,6 +200,23 @@ class _Door:
         assert isinstance(command, commands.Logout)
         await self._chat.logout(token, user, everywhere=command.everywhere)
         return _json({"success": True, "message": "Logged out"})
+
+    async def password(self, request: Request) -> Response:
+        user, token = await self._who(request)
+        command = self._command("password", await self._body(request))
+        assert isinstance(command, commands.Password)
+        await self._chat.change_password(
+            user, command.old, command.new, end_others=command.end_others, token=token
+        )
+        return _json({"success": True, "message": "Password changed"})
+
+    async def profile(self, request: Request) -> Response:
+        user, _ = await self._who(request)
+        command = self._command("profile", await self._body(request))
+        assert isinstance(command, commands.Profile)
+        return self._reply(
+            ProfileReply(await self._chat.change_profile(user, display_name=command.display_name))
+        )
 
     async def _who(self, request: Request) -> tuple[User, Token | None]:
         known = await self._chat.authenticate(credentials(request))

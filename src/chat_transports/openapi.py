@@ -81,6 +81,7 @@ def _responses(
 
 
 _ACCOUNT = (400, 403, 413, 415, 429, 500, 503)
+_CHANGE = (400, 401, 403, 413, 415, 429, 500, 503, 507)
 _TOKEN: list[dict[str, Any]] = [{"token": []}]
 _ROOM = {"name": "room", "in": "path", "required": True, "schema": _TEXT}
 
@@ -131,6 +132,26 @@ _PATHS: dict[str, Any] = {
                 503,
                 507,
                 form="Error",
+            ),
+        }
+    },
+    "/password": {
+        "post": {
+            "operationId": "password",
+            "summary": "Change one's password; with end_others, all other tokens are revoked",
+            "security": _TOKEN,
+            "requestBody": _body(_schema("Password")),
+            "responses": _responses({200: ("Changed", _schema("Done"))}, *_CHANGE, form="Error"),
+        }
+    },
+    "/profile": {
+        "patch": {
+            "operationId": "profile",
+            "summary": "Change one's display name",
+            "security": _TOKEN,
+            "requestBody": _body(_schema("Profile")),
+            "responses": _responses(
+                {200: ("As it is now", _schema("Profiled"))}, *_CHANGE, form="Error"
             ),
         }
     },
@@ -218,6 +239,14 @@ _SCHEMAS: dict[str, Any] = {
             "username": _TEXT,
             "expires": _TIME,
         }
+    ),
+    "Password": {
+        **_object({"old": _TEXT, "new": _TEXT}, end_others={"type": "boolean"}),
+        "additionalProperties": False,
+    },
+    "Profile": {**_object({"display_name": _TEXT}), "additionalProperties": False},
+    "Profiled": _object(
+        {"user": _object({"username": _TEXT, "display_name": _TEXT}, bot={"type": "boolean"})}
     ),
     "Error": _object(
         {

@@ -16,7 +16,6 @@ from attrs import evolve
 from chatcore import auth, commands, model, names, policy
 from chatcore.accounts import Accounts, Token
 from chatcore.bus import LocalBus
-from chatcore.codec import JsonLines
 from chatcore.drafting import REPLIES, Drafting
 from chatcore.errors import (
     ChatError,
@@ -135,15 +134,13 @@ class Chat(Accounts, Moderation):
     ) -> None:
         super().__init__(
             repository,
+            policy=policy or OpenPolicy(),
             authenticator=authenticator,
             limits=limits or Limits(),
             clock=clock,
             token_days=token_days,
         )
-        self.wire = JsonLines(self.limits)
-        """One for all links that speak the protocol's JSON: an event is encoded once."""
         self._bus = bus or LocalBus()
-        self._policy = policy or OpenPolicy()
         self._bcrypt_cost = bcrypt_cost
         self._drafting = Drafting(self._room, self._policy, self.limits, self._now)
         self._rooms: dict[str, Room] = {}
@@ -179,6 +176,7 @@ class Chat(Accounts, Moderation):
         self._state = "running"
         try:
             await self._read(prepare, self._repository)
+            interrupted = await self._read(self._repository.closing_accounts)
         except BaseException:
             self._state = "closed"
             self._readers.close()
@@ -193,6 +191,8 @@ class Chat(Accounts, Moderation):
         self._bus.subscribe(self._revise)
         self._bus.subscribe(self._observe)
         self._watching = asyncio.create_task(self._watch())
+        for account in interrupted:
+            self._depart(account)
         return self
 
     async def __aexit__(
@@ -223,6 +223,7 @@ class Chat(Accounts, Moderation):
         self._watching.cancel()
         self._passwords.refuse()
         await self._journal.close()
+        await asyncio.gather(*self._departures.values(), return_exceptions=True)
         await self.hub.written(LINGER_SECONDS)
         spread = 1.0 + len(self.roster) / 500
         delays = iter(lambda: round(random.uniform(0.5, spread), 2), None)
@@ -242,7 +243,10 @@ class Chat(Accounts, Moderation):
             # Asked in the writer's turn, so that all of our own before it is announced.
             with contextlib.suppress(ChatError):
                 rooms = self.hub.rooms()
-                self.hub.notice(await self._journal.write(self._repository.foreign_heads, rooms))
+                heads = await self._journal.write(self._repository.foreign_heads, rooms)
+                if heads is not None:
+                    self.hub.notice(heads)
+                    await self._end_revoked()
 
     @property
     def failure(self) -> BaseException | None:
@@ -306,7 +310,8 @@ class Chat(Accounts, Moderation):
     async def memberships(self, user: User, token: Token | None = None) -> Sequence[Membership]:
         """Return where a user stands in each of their rooms, and the invitations that they have.
 
-        Raises BadCredentials for a token, where one is given, that is not valid any more.
+        Raises BadCredentials for a token, where one is given, that is not valid any more, and
+        Forbidden for who is disabled or deleted.
         """
         # Both in one turn of a thread, for that costs more than either.
         return await self._read(self._standing, user.username, token, self._clock())
@@ -314,6 +319,8 @@ class Chat(Accounts, Moderation):
     def _standing(self, username: str, token: Token | None, now: datetime) -> Sequence[Membership]:
         if token is not None:
             self._owner(token.secret, now)
+        else:
+            self._account(username)
         return self._repository.memberships(username)
 
     async def join(

@@ -303,6 +303,10 @@ def _outgoing() -> cattrs.Converter:
             ),
         )
     converter.register_unstructure_hook(
+        model.User,
+        make_dict_unstructure_fn(model.User, converter, bot=override(omit_if_default=True)),
+    )
+    converter.register_unstructure_hook(
         model.Limits,
         make_dict_unstructure_fn(
             model.Limits,
@@ -321,6 +325,7 @@ _TAGS: Mapping[type, tuple[str, str]] = {
     **{reply: ("reply", word(reply).removesuffix("_reply")) for reply in get_args(Reply)},
     **{event: ("event", word) for word, event in events.DURABLE.items()},
     events.MembershipChanged: ("event", "membership"),
+    events.ProfileChanged: ("event", "profile"),
     events.Presence: ("event", "presence"),
     events.Hello: ("hello", "hello"),
     events.Bye: ("bye", "bye"),

@@ -77,6 +77,22 @@ class Logout:
 
 
 @frozen
+class Password:
+    """Change one's own."""
+
+    old: str = field(repr=False)
+    new: str = field(repr=False)
+    end_others: bool = False
+
+
+@frozen
+class Profile:
+    """Change one's own."""
+
+    display_name: str
+
+
+@frozen
 class Rooms:
     after: str | None = None
     limit: int | None = field(default=None, validator=_positive)
@@ -294,6 +310,8 @@ Immediate: TypeAlias = (
     Register
     | Login
     | Logout
+    | Password
+    | Profile
     | Rooms
     | Create
     | Direct

@@ -20,6 +20,7 @@ from chatcore.errors import (
     BadCredentials,
     ChatError,
     Conflict,
+    Forbidden,
     Internal,
     Invalid,
     LinkClosed,
@@ -88,7 +89,6 @@ class _Connection:
     def __init__(self, chat: Chat, link: Link, credentials: Credentials, server: str) -> None:
         self.peer = credentials.peer
         self.digest: bytes | None = None
-        self.user: User | None = None
         self._chat = chat
         self._link = link
         self._credentials: Credentials | None = credentials
@@ -102,6 +102,14 @@ class _Connection:
         """Whether answers wait for those that are given with them."""
         self._timer: asyncio.TimerHandle | None = None
         self._ended = False
+
+    @property
+    def user(self) -> User | None:
+        return self._session.user
+
+    @user.setter
+    def user(self, user: User | None) -> None:
+        self._session.user = user
 
     async def run(self) -> None:
         try:
@@ -167,6 +175,9 @@ class _Connection:
         except (Unavailable, Internal) as error:
             self.end(Close.SHUTDOWN, error.message, 5.0)
             return
+        except Forbidden as error:  # good once, and not any more
+            self.end(Close.REVOKED, error.message)
+            return
         except ChatError as error:
             self.end(Close.BAD_TOKEN, error.message)
             return
@@ -194,10 +205,10 @@ class _Connection:
             if self._listener is None:
                 chat.hub.forget(listener)
                 chat.roster.unidentify(self)
-            if isinstance(error, BadCredentials):
+            if isinstance(error, BadCredentials | Forbidden):
                 self.end(Close.REVOKED, "logged out")
             raise
-        self._listener, self._session.user, self._token = listener, user, token
+        self._listener, self.user, self._token = listener, user, token
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -265,6 +276,15 @@ class _Connection:
             case commands.Logout(everywhere):
                 await chat.logout(self._token, actor(), everywhere=everywhere)
                 return events.LogoutReply()
+            case commands.Password(old, new, end_others):
+                await chat.change_password(
+                    actor(), old, new, end_others=end_others, token=self._token
+                )
+                return events.PasswordReply()
+            case commands.Profile(display_name):
+                return events.ProfileReply(
+                    await chat.change_profile(actor(), display_name=display_name)
+                )
             case commands.Rooms(after, limit):
                 return await chat.rooms(actor(), after=after, limit=limit)
             case commands.Create(room, kind, title, topic):

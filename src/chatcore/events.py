@@ -195,6 +195,14 @@ class MembershipChanged:
 
 
 @frozen
+class ProfileChanged:
+    """Somebody has another display name: oneself, or who is in a room that one listens to."""
+
+    username: str
+    display_name: str
+
+
+@frozen
 class Presence:
     """Who came and went in a room, and how many are online now.
 
@@ -208,7 +216,7 @@ class Presence:
     offline: Sequence[str] | None = None
 
 
-Event: TypeAlias = Durable | MembershipChanged | Presence
+Event: TypeAlias = Durable | MembershipChanged | ProfileChanged | Presence
 
 
 @frozen
@@ -283,6 +291,16 @@ class RegisterReply(LoginReply):
 @frozen
 class LogoutReply:
     pass
+
+
+@frozen
+class PasswordReply:
+    pass
+
+
+@frozen
+class ProfileReply:
+    user: User
 
 
 @frozen
@@ -432,6 +450,7 @@ class MemberItem:
     username: str
     display_name: str
     role: str
+    bot: bool = False
 
 
 @frozen
@@ -465,6 +484,8 @@ Reply: TypeAlias = (
     RegisterReply
     | LoginReply
     | LogoutReply
+    | PasswordReply
+    | ProfileReply
     | RoomsReply
     | CreateReply
     | DirectReply

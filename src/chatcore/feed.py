@@ -11,7 +11,15 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 from attrs import define, field
 
-from chatcore.events import Close, Durable, MembershipChanged, Message, Page, Presence
+from chatcore.events import (
+    Close,
+    Durable,
+    MembershipChanged,
+    Message,
+    Page,
+    Presence,
+    ProfileChanged,
+)
 from chatcore.folding import deleted, fold, without
 from chatcore.ports import Link, Wire, is_straight
 
@@ -44,8 +52,8 @@ class Listener:
     link: Link
     end: Callable[[Close, str], None]
     subscriptions: dict[str, Subscription] = field(factory=dict)
-    owed: dict[str, MembershipChanged] = field(factory=dict)
-    """What could not be told yet: of each room the latest."""
+    owed: dict[str, MembershipChanged | ProfileChanged] = field(factory=dict)
+    """What could not be told yet: of each room the latest, and of no room one's own profile."""
     held: bool = True
     """Until the login is answered nothing personal may pass."""
     task: asyncio.Task[None] | None = None

@@ -50,6 +50,11 @@ def erased(event: E) -> E:
     return event
 
 
+def redacted(event: E) -> E:
+    """Return an event without the reason that somebody gave for it."""
+    return evolve(event, reason=None) if isinstance(event, Delete) else event
+
+
 def deleted(events: Iterable[Durable]) -> set[int]:
     """Return the messages, by seq, that these events delete."""
     return {event.target for event in events if isinstance(event, Delete)}

@@ -26,6 +26,7 @@ from chatcore.events import (
     Notice,
     Other,
     Presence,
+    ProfileChanged,
     Reconnecting,
     Reply,
     Reset,
@@ -67,8 +68,9 @@ class Follower:
         self.username: str | None = None
         self._waiting: deque[Event | Notice] = deque()
         self._memberships: dict[str, MembershipChanged] = {}
+        self._profiles: dict[str, ProfileChanged] = {}
         self._presences: dict[str, Presence] = {}
-        """What had no room of these two: of each room the latest, and all changes as one."""
+        """What had no room of these: of each room, or person, the latest; all changes as one."""
         self._rooms: dict[str, _Position] = {}
 
     # For the user.
@@ -82,7 +84,7 @@ class Follower:
         """Return what the user gets next; None where nothing waits."""
         if self._waiting:
             return self._waiting.popleft()
-        for owed in (self._memberships, self._presences):
+        for owed in (self._memberships, self._profiles, self._presences):
             if owed:
                 return owed.pop(next(iter(owed)))
         return None
@@ -118,6 +120,11 @@ class Follower:
                     self._removed(told.room.name)
                 elif told.room.name in self._rooms:
                     self._rooms[told.room.name].removed = False
+            case ProfileChanged():
+                if room_left and not self._profiles:
+                    self._waiting.append(told)
+                else:
+                    self._profiles[told.username] = told
             case Presence():
                 if room_left and told.room not in self._presences:
                     self._waiting.append(told)

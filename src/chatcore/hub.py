@@ -29,7 +29,7 @@ from typing import Protocol
 
 from chatcore import events
 from chatcore.errors import ChatError, NotMember
-from chatcore.events import Close, Durable, Member, MembershipChanged
+from chatcore.events import Close, Durable, Member, MembershipChanged, ProfileChanged
 from chatcore.feed import OPENING, Feed, Listener, OffLoop, Subscription
 from chatcore.folding import without
 from chatcore.model import Limits
@@ -55,6 +55,8 @@ class Attendance(Protocol):
     def enter(self, room: str, username: str) -> None: ...
 
     def leave(self, room: str, username: str) -> None: ...
+
+    def is_crowd(self, room: str) -> bool: ...
 
     def state(self, room: str) -> events.Presence: ...
 
@@ -124,19 +126,45 @@ class Hub:
         if not mine:
             del self._listeners[listener.username]
 
+    def let_go(self) -> None:
+        """Keep no events in memory that the log may have otherwise by now."""
+        for feed in self._feeds.values():
+            feed.tail.clear()
+
     def rooms(self) -> Sequence[str]:
         """Return the rooms that somebody listens to."""
         return [*self._feeds]
 
-    def tell(self, username: str, event: MembershipChanged) -> None:
+    def tell(self, username: str, event: MembershipChanged | ProfileChanged) -> None:
         """Give a personal event to all of a user's connections; it is never dropped."""
+        about = event.room.name if isinstance(event, MembershipChanged) else ""
         for listener in self._listeners.get(username, ()):
             if listener.held or listener.task or self._slow(listener.link):
-                listener.owed[event.room.name] = event
+                listener.owed[about] = event
                 if not listener.held:
                     self._wake(listener)
             else:
                 listener.link.write(listener.link.wire.encode(event))
+
+    def hint(self, username: str, event: ProfileChanged, rooms: Iterable[str]) -> None:
+        """Give an ephemeral event of a user's to the others who listen to these rooms, once each.
+
+        Who reads slowly does not get it, nor does a room with many people online.
+        """
+        told = {*self._listeners.get(username, ())}
+        frames: dict[Wire, bytes] = {}
+        for room in rooms:
+            feed = self._feeds.get(room)
+            if feed is None or self._attendance.is_crowd(room):
+                continue
+            for subscription in feed.subscriptions:
+                listener, link = subscription.listener, subscription.listener.link
+                if listener in told or subscription.cursor is not None or self._slow(link):
+                    continue
+                told.add(listener)
+                if link.wire not in frames:
+                    frames[link.wire] = link.wire.encode(event)
+                link.write(frames[link.wire])
 
     # Feeds.
 

@@ -1,4 +1,4 @@
-"""The nouns, checked at birth: User, Room, Membership, Restraint, Draft, Credentials, Limits."""
+"""The nouns, checked at birth: User, Account, Room, Membership, Restraint, Draft and so on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import secrets
 import unicodedata
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from attrs import Attribute, field, frozen
 
@@ -67,6 +67,37 @@ class User:
     username: str = field(validator=_encodable)
     """As `names.username` returns it."""
     display_name: str = field(validator=_encodable)
+    bot: bool = False
+    """Whether it is a program, for people to be told."""
+
+
+Closing: TypeAlias = Literal["keep", "erase", "forget"]
+"""What is to become of a deleted user's messages, and with `forget` of all else."""
+
+TOMBSTONE = "Deleted user"
+"""The display name of whoever is no more."""
+
+
+@frozen(kw_only=True)
+class Account:
+    """What is stored of a user."""
+
+    user: User
+    password_hash: str | None = field(repr=False)
+    """None for a user whose password is kept elsewhere, and for a deleted one."""
+    status: Literal["active", "disabled", "deleted"] = "active"
+    closing: Closing | None = None
+    """Of a deleted one what is still to be done; None once it is."""
+
+    def closed(self, closing: Closing) -> Account:
+        """Return what stays of it when it is deleted, with the most that was asked for."""
+        asked = [each for each in (closing, self.closing) if each is not None]
+        return Account(
+            user=User(self.user.username, TOMBSTONE, self.user.bot),
+            password_hash=None,
+            status="deleted",
+            closing=max(asked, key=("keep", "erase", "forget").index),
+        )
 
 
 @frozen
@@ -142,6 +173,8 @@ class Draft:
     """Whether `room` is born with this draft; a direct room may be there already."""
     limits: Limits | None = None
     """For who joins, is invited or becomes an owner: how many rooms one may be in, and own."""
+    as_host: bool = False
+    """Done by the host in the sender's name: what the sender may do does not matter."""
     id: int = field(factory=lambda: random.getrandbits(63))
     """Tells this draft's event from any other at the same seq; no secret."""
 

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import TypeVar
 
+from attrs import evolve
+
 from chatcore import commands
 from chatcore.commands import Command, Since
 from chatcore.events import (
@@ -24,13 +26,17 @@ from chatcore.events import (
     MembersReply,
     MuteReply,
     Notice,
+    PasswordReply,
     PingReply,
+    ProfileChanged,
+    ProfileReply,
     Reply,
     ReportReply,
     ReportsReply,
     RoomsReply,
     SendReply,
     SetRoleReply,
+    Told,
     UnbanReply,
     UnmuteReply,
     UpdateReply,
@@ -39,6 +45,14 @@ from chatcore.events import (
 from chatcore.model import Membership, Room, User
 
 R = TypeVar("R", bound=Reply)
+
+
+def renamed(user: User | None, told: Told | None) -> User | None:
+    """Return a participant's user as they are called after what was told."""
+    match told:
+        case ProfileChanged(username, name) if user is not None and username == user.username:
+            return evolve(user, display_name=name)
+    return user
 
 
 class Participant(ABC):
@@ -75,6 +89,19 @@ class Participant(ABC):
         """Return the next event; the iteration ends with the connection."""
 
     # Commands.
+
+    async def change_password(self, old: str, new: str, *, end_others: bool = False) -> None:
+        """Give oneself another password.
+
+        With `end_others`, all other tokens of one's own are revoked, and the connections that
+        hold one of those end.  Raises BadCredentials where `old` is not the present one,
+        Invalid, RateLimited, and Forbidden for a host's user, whose password is not kept here.
+        """
+        await self._ask(commands.Password(old, new, end_others), PasswordReply)
+
+    async def change_profile(self, *, display_name: str) -> User:
+        """Give oneself another display name; return what one is now.  Raises Invalid."""
+        return (await self._ask(commands.Profile(display_name), ProfileReply)).user
 
     async def rooms(self, *, after: str | None = None, limit: int | None = None) -> RoomsReply:
         """List the rooms that the user may see, by name."""

@@ -19,7 +19,7 @@ from chatcore.errors import ChatError, Internal, LinkClosed, Unavailable
 from chatcore.events import Answer, Bye, Event, Hello, JoinReply, LeaveReply, Notice, Reply, Told
 from chatcore.follower import Follower
 from chatcore.model import Credentials, Limits, Membership, RequestId, User
-from chatcore.participant import Participant, R
+from chatcore.participant import Participant, R, renamed
 from chatcore.ports import Wire
 
 RETRY_SECONDS = 0.5
@@ -68,6 +68,7 @@ class Peer(Participant):
 
     def __init__(self, link: MemoryLink, limits: Limits) -> None:
         self.hello: Hello | None = None
+        self._user: User | None = None
         self.bye: Bye | None = None
         """Why the server ended the connection, where it said so."""
         self._link = link
@@ -96,7 +97,7 @@ class Peer(Participant):
 
     @property
     def user(self) -> User | None:
-        return self.hello.user if self.hello else None
+        return self._user
 
     @property
     def memberships(self) -> Sequence[Membership]:
@@ -148,13 +149,14 @@ class Peer(Participant):
     def _take(self, told: Told | None) -> None:
         match told:
             case Hello():
-                self.hello = told
+                self.hello, self._user = told, told.user
                 self._follower.username = told.user.username if told.user else None
             case Bye():
                 self.bye = told
             case Answer(int(id), outcome) if id in self._asked:
                 self._answered(self._asked.pop(id), outcome)
             case _:
+                self._user = renamed(self._user, told)
                 self._follower.hear(told)
         self._changed.set()
 

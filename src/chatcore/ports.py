@@ -6,7 +6,7 @@ implementation can run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from typing import Protocol, TypeAlias, TypeGuard, runtime_checkable
@@ -27,6 +27,8 @@ from chatcore.events import (
     Stored,
 )
 from chatcore.model import (
+    Account,
+    Closing,
     Credentials,
     Draft,
     Listed,
@@ -76,8 +78,10 @@ class Repository(Protocol):
         judged inside the transaction: a known txn_id first, then whether its sender
         may, by `policy` and the `limits`, then its `refusal`, then slow mode, and whether
         there is the message that it edits or deletes, and whether the sender may do that; a
-        refused one has its ChatError as outcome and leaves no trace.  A deletion of what is
-        deleted already is a Duplicate of the first.  When this returns, everything is durable.
+        refused one has its ChatError as outcome and leaves no trace.  Who is disabled or
+        deleted may nothing.  A draft that is `as_host` is not asked what its sender may do,
+        only whether it makes sense.  A deletion of what is deleted already is a Duplicate of
+        the first.  When this returns, everything is durable.
 
         A deletion takes the text of the message and of its edits out of the storage in
         the same transaction: from then on they are `erased` wherever they are read, and
@@ -104,8 +108,8 @@ class Repository(Protocol):
         One snapshot.  0 is the head of an empty log, and 1 its first.
         """
 
-    def foreign_heads(self, rooms: Sequence[str]) -> Mapping[str, int]:
-        """Return these rooms' heads, or nothing where nobody else has written since last asked.
+    def foreign_heads(self, rooms: Sequence[str]) -> Mapping[str, int] | None:
+        """Return these rooms' heads, or None where nobody else has written since last asked.
 
         Somebody else is another process with a repository of its own.  Called from one
         thread, the one that writes.
@@ -173,22 +177,75 @@ class Repository(Protocol):
         None for a user whose password is kept elsewhere.
         """
 
-    def set_password(self, username: str, password_hash: str) -> None:
-        """Give a user another password; nothing for one who is not there."""
+    def set_password(
+        self, username: str, password_hash: str, *, revoke: bool = False, keep: bytes | None = None
+    ) -> None:
+        """Give a user another password; nothing for one who is not there, or was deleted.
 
-    def user(self, username: str) -> tuple[User, str | None] | None:
-        """Return a user and the password's hash."""
+        With `revoke` the same transaction revokes all of the user's tokens but `keep`.
+        """
 
-    def add_token(self, digest: bytes, username: str, expires: datetime, now: datetime) -> None:
-        """Store a token, and forget those of this user that have expired by `now`."""
+    def set_profile(self, user: User) -> None:
+        """Give a user another display name, and say whether it is a bot; not a deleted one."""
+
+    def user(self, username: str) -> Account | None: ...
+
+    def users(self, after: str, limit: int) -> Sequence[Account]:
+        """Return at most `limit` accounts, by username, above `after`; the deleted ones too."""
+
+    def disable(self, username: str) -> bool:
+        """Let an active user do nothing more, and revoke all tokens; False for any other."""
+
+    def enable(self, username: str) -> bool:
+        """Let a disabled user in again; False for any other."""
+
+    def add_token(self, digest: bytes, username: str, expires: datetime, now: datetime) -> bool:
+        """Store a token, and forget those of this user that have expired by `now`.
+
+        False for a user who is not active.
+        """
 
     def token(self, digest: bytes, now: datetime) -> tuple[User, datetime] | None:
         """Return whose token it is and when it expires; None once it has or was revoked."""
+
+    def tokens(self, username: str) -> Sequence[datetime]:
+        """Return when each of a user's tokens expires, the first to do so first."""
+
+    def logins(self, usernames: Sequence[str]) -> Mapping[str, Collection[bytes]]:
+        """Return those of these users who are active, with the digests of their tokens."""
 
     def remove_token(self, digest: bytes) -> None: ...
 
     def remove_tokens(self, username: str) -> None:
         """Revoke all of a user's."""
+
+    # An account's end, in steps that may be far apart; each may be taken again.
+
+    def close_account(self, username: str, closing: Closing) -> Account | None:
+        """Make a user a deleted one; return them, or None where there is no such user.
+
+        Password, tokens and display name go, and what is still to be done is noted.  Of a
+        deleted one it is noted where it is more than was asked for before.
+        """
+
+    def closing_accounts(self) -> Sequence[Account]:
+        """Return those of whom something is still to be done."""
+
+    def account_closed(self, username: str, closing: Closing) -> None:
+        """Note that nothing is left to be done, where no more than this was asked for."""
+
+    def said(self, username: str, after: int, limit: int) -> tuple[Sequence[Durable], int | None]:
+        """Look through a part of all logs, and return at most `limit` events that a user sent.
+
+        In the order in which they were stored.  `after` is 0 to begin with, and from then on
+        what was returned last, until that is None.  How much is looked at is bounded.
+        """
+
+    def redact(self, events: Sequence[Durable]) -> None:
+        """Take the `reason` out of these events, which are deletions and the like."""
+
+    def forget_txns(self, username: str, limit: int) -> bool:
+        """Forget at most `limit` of a deleted user's txn_ids; say whether there may be more."""
 
 
 class Bus(Protocol):

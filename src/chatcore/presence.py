@@ -42,6 +42,10 @@ class Presence:
         """Return who is, by name."""
         return sorted(self._rooms.get(room, ()))
 
+    def is_crowd(self, room: str) -> bool:
+        """Whether so many are online that no names are told."""
+        return len(self._rooms.get(room, ())) > NAMED
+
     def state(self, room: str) -> events.Presence:
         """Return all that there is to know of a room now."""
         online = self._rooms.get(room, ())

@@ -62,6 +62,22 @@ class Roster:
             _decrement(self._users, connection.user.username)
             connection.user = None
 
+    def rename(self, user: User) -> None:
+        """Have a user's connections know them as they are called now."""
+        for connection in self._connections:
+            if connection.user is not None and connection.user.username == user.username:
+                connection.user = user
+
+    def logins(self) -> dict[str, set[bytes]]:
+        """Return who is connected, and with which tokens."""
+        found: dict[str, set[bytes]] = {}
+        for connection in self._connections:
+            if connection.user is not None:
+                digests = found.setdefault(connection.user.username, set())
+                if connection.digest is not None:
+                    digests.add(connection.digest)
+        return found
+
     def remove(self, connection: Connected) -> None:
         """Count a connection out."""
         del self._connections[connection]

@@ -129,7 +129,7 @@ class Import:
             # A name that is taken from now on: nobody else is to have written this.
             author = self._author(name, None, [name], said)
             known = self._repository.user(author.username)
-            if known is None or not _BCRYPT.fullmatch(known[1] or ""):
+            if known is None or not _BCRYPT.fullmatch(known.password_hash or ""):
                 self.report.without_account[name] = author.username
 
     def _author(
@@ -164,7 +164,7 @@ class Import:
             made = self._repository.add_user(_user(old, author.username), kept)
             self.report.accounts += made
             return made
-        _, kept_hash = known
+        kept_hash = known.password_hash
         if not self._is_same(author, kept_hash, password_hash, said.get(old)):
             return False
         self.report.accounts_known += 1

@@ -21,6 +21,7 @@ from chatcore.errors import (
     Conflict,
     Forbidden,
     NotFound,
+    NotMember,
     RateLimited,
     TxnConflict,
 )
@@ -90,6 +91,8 @@ class Ledger:
     """Of each user whom limits are for, what they are in each of their rooms."""
     targets: dict[RoomSeq, Target | None]
     """Each message that a draft names; None for one that is not there yet."""
+    barred: set[str] = field(factory=set)
+    """Those users who are disabled or deleted."""
 
     stored: list[tuple[Draft, Stored]] = field(factory=list, init=False)
     changed: dict[RoomUser, Standing | None] = field(factory=dict, init=False)
@@ -159,6 +162,8 @@ class Ledger:
     def _enter(self, draft: Draft) -> Stored | Duplicate:
         if draft.sender not in self.users:
             raise NotFound("There is no such user")
+        if draft.sender in self.barred and not draft.as_host:
+            raise Forbidden("This account is disabled")
         room = self._room(draft)
         standing = self.standings.get((draft.room.name, draft.sender))
         if draft.kind == "message":  # which nearly all are
@@ -209,7 +214,7 @@ class Ledger:
         target = self.targets[_aim(draft)]
         if target is None:
             raise NotFound("There is no such message")
-        if draft.sender != target.sender:
+        if draft.sender != target.sender and not draft.as_host:
             if draft.kind == "edit":
                 raise Forbidden("Only who sent a message may edit it")
             self._check("delete_any", draft, room, standing)
@@ -228,13 +233,16 @@ class Ledger:
     def _permit(self, draft: Draft, room: RoomState, standing: Standing | None) -> None:
         """Judge the sender once more, now that nothing can change in between."""
         action = _action(draft)
-        if not draft.creates:
+        if not draft.creates and not draft.as_host:
             self._check(action, draft, room, standing)
         if action == "join":
             self._check_entry(draft)
         elif action == "leave":
-            self._check_owners(draft, draft.sender)
-        elif draft.kind == "member" and standing is not None:
+            if standing is None:
+                raise NotMember("You must join the chat first")
+            if not draft.as_host:
+                self._check_owners(draft, draft.sender)
+        elif draft.kind == "member":
             self._check_upon(action, draft, standing)
 
     def _check(self, action: str, draft: Draft, room: RoomState, standing: Standing | None) -> None:
@@ -291,7 +299,7 @@ class Ledger:
         if self.owners.get(draft.room.name) == {username}:
             raise Conflict("You are the only owner; first make somebody else one with set_role")
 
-    def _check_upon(self, action: str, draft: Draft, standing: Standing) -> None:
+    def _check_upon(self, action: str, draft: Draft, standing: Standing | None) -> None:
         """Judge what somebody wants to do to another, or to themselves."""
         username = str(draft.body["username"])
         key = (draft.room.name, username)
@@ -299,8 +307,9 @@ class Ledger:
             raise NotFound("There is no such user")
         other, restraint = self.standings.get(key), self.restraints.get(key, Restraint())
         role, given = other.role if other is not None else None, draft.body.get("role")
-        own = username == draft.sender
-        policy.check_upon(action, standing.role, role, str(given) if given else None, own=own)
+        if standing is not None and not draft.as_host:
+            own = username == draft.sender
+            policy.check_upon(action, standing.role, role, str(given) if given else None, own=own)
         banned = restraint.banned is not None and restraint.banned > draft.timestamp
         muted = restraint.muted is not None and restraint.muted > draft.timestamp
         match action:
@@ -319,7 +328,7 @@ class Ledger:
                 raise NotFound(f"{username} is not a member of this room")
             case "set_role" if role == given:
                 raise Conflict(f"{username} has this role already")
-            case "set_role" if role == "owner":
+            case "set_role" if role == "owner" and not draft.as_host:
                 self._check_owners(draft, username)
         if draft.limits is not None:
             self._check_rooms(draft, username, draft.limits)
@@ -334,7 +343,9 @@ class Ledger:
         match draft.body["action"]:
             case "join":
                 role = str(draft.body["role"])
-                if role == "member" and restraint.reader:
+                if draft.as_host:
+                    self._restrain(key, evolve(restraint, banned=None, reader=role == "reader"))
+                elif role == "member" and restraint.reader:
                     role, body = "reader", {**draft.body, "role": "reader"}
                     draft = evolve(draft, body=body)
                 self._stand(name, username, role, room)

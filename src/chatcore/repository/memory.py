@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from attrs import asdict, define, evolve, field
 
@@ -20,8 +21,18 @@ from chatcore.events import (
     ReportItem,
     Stored,
 )
-from chatcore.folding import erased
-from chatcore.model import INVITED, Draft, Listed, Membership, Restraint, Room, User
+from chatcore.folding import erased, redacted
+from chatcore.model import (
+    INVITED,
+    Account,
+    Closing,
+    Draft,
+    Listed,
+    Membership,
+    Restraint,
+    Room,
+    User,
+)
 from chatcore.names import skeleton
 from chatcore.ports import Outcome
 from chatcore.repository.ledger import (
@@ -90,9 +101,11 @@ class MemoryRepository:
         self._lock = threading.Lock()
         self._logs: dict[str, _Log] = {}
         self._txns: dict[TxnKey, Txn] = {}
-        self._users: dict[str, tuple[User, str | None]] = {}
+        self._users: dict[str, Account] = {}
         self._tokens: dict[bytes, tuple[str, datetime]] = {}
         self._skeletons: set[tuple[str, str]] = set()
+        self._stored: list[tuple[str, int]] = []
+        """The room and seq of every event, in the order in which they were stored."""
 
     def open(self) -> None:
         pass
@@ -120,6 +133,7 @@ class MemoryRepository:
                 log.add(stored.event)
                 log.counts.append(stored.messages)
                 log.drafts.append(draft.id)
+                self._stored.append((stored.event.room, stored.event.seq))
             for room, seq in ledger.erased:
                 self._logs[room].erase(seq)
             for (room, username), standing in ledger.changed.items():
@@ -179,6 +193,11 @@ class MemoryRepository:
                 (room, seq): logs[room].target(seq) if room in logs else None
                 for room, seq in about.targets
             },
+            barred={
+                username
+                for _, username in about.people
+                if username in self._users and self._users[username].status != "active"
+            },
         )
 
     def stored(self, drafts: Sequence[Draft], outcomes: Sequence[Outcome]) -> Sequence[bool]:
@@ -214,8 +233,8 @@ class MemoryRepository:
             log = self._logs[room]
             return 1, log.head, log.events[max(0, log.head - tail) :]
 
-    def foreign_heads(self, rooms: Sequence[str]) -> Mapping[str, int]:
-        return {}
+    def foreign_heads(self, rooms: Sequence[str]) -> Mapping[str, int] | None:
+        return None
 
     def read(self, room: str, after: int, upto: int, limit: int) -> Sequence[Durable]:
         with self._lock:
@@ -290,8 +309,9 @@ class MemoryRepository:
             )
             names = [username for username, _ in members]
             return [
-                MemberItem(username, self._users[username][0].display_name, standing.role)
+                MemberItem(username, user.display_name, standing.role, user.bot)
                 for username, standing in members[bisect_right(names, after) :][:limit]
+                for user in [self._users[username].user]
             ]
 
     # What moderators are told.
@@ -319,29 +339,87 @@ class MemoryRepository:
             if seen in self._skeletons:
                 return False
             self._skeletons.add(seen)
-            self._users[user.username] = (user, password_hash)
+            self._users[user.username] = Account(user=user, password_hash=password_hash)
             return True
 
-    def set_password(self, username: str, password_hash: str) -> None:
+    def set_password(
+        self, username: str, password_hash: str, *, revoke: bool = False, keep: bytes | None = None
+    ) -> None:
         with self._lock:
-            if username in self._users:
-                self._users[username] = self._users[username][0], password_hash
+            changed = self._change(username, {"active", "disabled"}, password_hash=password_hash)
+            if changed and revoke:
+                self._revoke(username, keep)
 
-    def user(self, username: str) -> tuple[User, str | None] | None:
+    def set_profile(self, user: User) -> None:
+        with self._lock:
+            self._change(user.username, {"active", "disabled"}, user=user)
+
+    def _change(self, username: str, of: Collection[str], **changes: Any) -> bool:
+        """Change an account, where there is one of these statuses."""
+        account = self._users.get(username)
+        if account is None or account.status not in of:
+            return False
+        self._users[username] = evolve(account, **changes)
+        return True
+
+    def _revoke(self, username: str, keep: bytes | None = None) -> None:
+        self._tokens = {
+            digest: kept
+            for digest, kept in self._tokens.items()
+            if kept[0] != username or digest == keep
+        }
+
+    def user(self, username: str) -> Account | None:
         with self._lock:
             return self._users.get(username)
 
-    def add_token(self, digest: bytes, username: str, expires: datetime, now: datetime) -> None:
+    def users(self, after: str, limit: int) -> Sequence[Account]:
+        with self._lock:
+            names = sorted(name for name in self._users if name > after)
+            return [self._users[name] for name in names[:limit]]
+
+    def disable(self, username: str) -> bool:
+        with self._lock:
+            changed = self._change(username, {"active"}, status="disabled")
+            if changed:
+                self._revoke(username)
+            return changed
+
+    def enable(self, username: str) -> bool:
+        with self._lock:
+            return self._change(username, {"disabled"}, status="active")
+
+    def add_token(self, digest: bytes, username: str, expires: datetime, now: datetime) -> bool:
         with self._lock:
             self._tokens = {
                 d: kept for d, kept in self._tokens.items() if kept[0] != username or kept[1] > now
             }
+            account = self._users.get(username)
+            if account is None or account.status != "active":
+                return False
             self._tokens[digest] = (username, expires)
+            return True
 
     def token(self, digest: bytes, now: datetime) -> tuple[User, datetime] | None:
         with self._lock:
             username, expires = self._tokens.get(digest, ("", now))
-            return (self._users[username][0], expires) if expires > now else None
+            return (self._users[username].user, expires) if expires > now else None
+
+    def tokens(self, username: str) -> Sequence[datetime]:
+        with self._lock:
+            return sorted(expires for owner, expires in self._tokens.values() if owner == username)
+
+    def logins(self, usernames: Sequence[str]) -> Mapping[str, Collection[bytes]]:
+        with self._lock:
+            found: dict[str, set[bytes]] = {
+                username: set()
+                for username in usernames
+                if username in self._users and self._users[username].status == "active"
+            }
+            for digest, (username, _) in self._tokens.items():
+                if username in found:
+                    found[username].add(digest)
+            return found
 
     def remove_token(self, digest: bytes) -> None:
         with self._lock:
@@ -349,4 +427,49 @@ class MemoryRepository:
 
     def remove_tokens(self, username: str) -> None:
         with self._lock:
-            self._tokens = {d: kept for d, kept in self._tokens.items() if kept[0] != username}
+            self._revoke(username)
+
+    # An account's end.
+
+    def close_account(self, username: str, closing: Closing) -> Account | None:
+        with self._lock:
+            account = self._users.get(username)
+            if account is None:
+                return None
+            self._users[username] = account.closed(closing)
+            self._revoke(username)
+            return self._users[username]
+
+    def closing_accounts(self) -> Sequence[Account]:
+        with self._lock:
+            return [account for account in self._users.values() if account.closing]
+
+    def account_closed(self, username: str, closing: Closing) -> None:
+        with self._lock:
+            if self._users[username].closing == closing:
+                self._change(username, {"deleted"}, closing=None)
+
+    def said(self, username: str, after: int, limit: int) -> tuple[Sequence[Durable], int | None]:
+        with self._lock:
+            found: list[Durable] = []
+            for place in range(after, len(self._stored)):
+                room, seq = self._stored[place]
+                event = self._logs[room].events[seq - 1]
+                if event.sender == username:
+                    found.append(event)
+                if len(found) == limit:
+                    return found, place + 1
+            return found, None
+
+    def redact(self, events: Sequence[Durable]) -> None:
+        with self._lock:
+            for event in events:
+                log = self._logs[event.room].events
+                log[event.seq - 1] = redacted(log[event.seq - 1])
+
+    def forget_txns(self, username: str, limit: int) -> bool:
+        with self._lock:
+            mine = [key for key in self._txns if key[1] == username][:limit]
+            for key in mine:
+                del self._txns[key]
+            return len(mine) == limit

@@ -7,9 +7,10 @@ import contextlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Protocol, cast
 
 import orjson
+from attrs import evolve
 
 from chatcore.errors import (
     ChatError,
@@ -22,7 +23,7 @@ from chatcore.errors import (
     TxnConflict,
 )
 from chatcore.events import Delete, Duplicate, Durable, Edit, Member, Message, Stored
-from chatcore.model import MAX_FRAME, Draft, Limits, Room, User
+from chatcore.model import MAX_FRAME, TOMBSTONE, Account, Closing, Draft, Limits, Room, User
 from chatcore.ports import Bus, Link, Repository, StraightLink
 from chatcore.testing.clock import PATIENCE, eventually
 from chatcore.testing.drafts import (
@@ -178,6 +179,10 @@ def check_repository(make: Callable[[], Repository]) -> None:
     """Check that a Repository does what ports.Repository promises; `make` gives an empty one."""
     for check in (
         _accounts,
+        _tokens,
+        _disabled,
+        _what_somebody_said,
+        _an_accounts_end,
         _log_order,
         _retries,
         _membership_rules,
@@ -203,18 +208,37 @@ def check_repository(make: Callable[[], Repository]) -> None:
 
 
 def _accounts(repository: Repository) -> None:
-    assert repository.user("ada") == (User("ada", "Ada"), "hash of ada")
+    ada = Account(user=User("ada", "Ada"), password_hash="hash of ada")
+    assert repository.user("ada") == ada
     assert repository.user("nobody") is None
     assert not repository.add_user(User("ada", "Ada again"), "x"), "a name is taken once"
     assert not repository.add_user(User("\u0430da", "Look-alike"), "x"), "or what looks like it"
-    assert repository.add_user(User("host", "A host's"), None)
-    assert repository.user("host") == (User("host", "A host's"), None)
+    host = Account(user=User("host", "A host's"), password_hash=None)
+    assert repository.add_user(host.user, None)
+    assert repository.user("host") == host
     repository.set_password("host", "first")
     repository.set_password("host", "another")
     repository.set_password("nobody", "of no use")
-    assert repository.user("host") == (User("host", "A host's"), "another")
+    assert repository.user("host") == evolve(host, password_hash="another")
     assert repository.user("nobody") is None
 
+    robot = User("robot", "R2", bot=True)
+    assert repository.add_user(robot, None)
+    assert repository.user("robot") == Account(user=robot, password_hash=None)
+    repository.set_profile(User("robot", "C3 \u2603"))
+    repository.set_profile(User("host", "A host's", bot=True))
+    repository.set_profile(User("nobody", "of no use"))
+    assert repository.user("robot") == Account(user=User("robot", "C3 \u2603"), password_hash=None)
+    repository.append([member("host", "join"), member("robot", "join")])
+    listed = [(m.display_name, m.bot) for m in repository.members("lobby", "", 9)]
+    assert listed == [("A host's", True), ("C3 \u2603", False)]
+    assert [a.user.username for a in repository.users("", 9)] == [
+        *("ada", "bob", "cyd", "host", "robot")
+    ]
+    assert repository.users("ada", 1) == [repository.user("bob")]
+
+
+def _tokens(repository: Repository) -> None:
     later = NOW + timedelta(days=1)
     repository.add_token(b"1" * 32, "ada", later, NOW)
     repository.add_token(b"2" * 32, "ada", later, NOW)
@@ -232,6 +256,138 @@ def _accounts(repository: Repository) -> None:
     repository.remove_tokens("ada")
     assert repository.token(b"2" * 32, NOW) is None
     assert repository.token(b"4" * 32, NOW) is not None
+
+    assert repository.tokens("bob") == [much_later, much_later]
+    repository.set_password("bob", "new", keep=b"4" * 32)
+    assert len(repository.tokens("bob")) == 2, "only where it is asked for"
+    repository.set_password("bob", "new", revoke=True, keep=b"4" * 32)
+    assert repository.token(b"4" * 32, NOW) is not None
+    assert repository.token(b"5" * 32, NOW) is None
+    repository.set_password("bob", "newer", revoke=True)
+    assert repository.tokens("bob") == []
+    assert not repository.add_token(b"6" * 32, "nobody", later, NOW)
+    repository.add_token(b"6" * 32, "ada", later, NOW)
+    repository.add_token(b"7" * 32, "ada", later, NOW)
+    found = repository.logins(["ada", "bob", "nobody"])
+    assert {name: {*digests} for name, digests in found.items()} == {
+        "ada": {b"6" * 32, b"7" * 32},
+        "bob": set(),
+    }
+
+
+def _disabled(repository: Repository) -> None:
+    later = NOW + timedelta(days=1)
+    repository.append([member("ada", "join"), say("ada", "2", txn_id="t")])
+    repository.add_token(b"1" * 32, "ada", later, NOW)
+    assert repository.disable("ada")
+    assert not repository.disable("ada")
+    assert not repository.disable("nobody")
+    ada = repository.user("ada")
+    assert ada is not None
+    assert (ada.status, ada.password_hash, ada.user) == (
+        *("disabled", "hash of ada"),
+        User("ada", "Ada"),
+    )
+    assert repository.token(b"1" * 32, NOW) is None
+    assert not repository.add_token(b"2" * 32, "ada", later, NOW)
+    assert repository.logins(["ada", "bob"]).keys() == {"bob"}
+    haunted = Room("haunted")
+    outcomes = repository.append(
+        [
+            say("ada", "3"),
+            say("ada", "2", txn_id="t"),
+            member("ada", "join", haunted, creates=True, role="owner"),
+            member("ada", "leave", as_host=True),
+        ]
+    )
+    assert types_of(outcomes) == [Forbidden, Duplicate, Forbidden, Stored]
+    assert repository.room("haunted") is None
+    assert repository.enable("ada")
+    assert not repository.enable("ada")
+    assert not repository.enable("nobody")
+    assert types_of(repository.append([member("ada", "join"), say("ada", "5")])) == [Stored] * 2
+
+
+def _what_somebody_said(repository: Repository) -> None:
+    repository.append(
+        [
+            member("ada", "join"),
+            member("bob", "join"),
+            member("ada", "join", SECRET, creates=True, role="owner"),
+            *(say("bob", f"b{n}") for n in range(5)),
+            say("ada", "lobby 8"),
+            say("ada", "secret 2", SECRET),
+            edit("ada", 8, "lobby 8, edited"),
+            delete("ada", 3, reason="rude", as_host=True),
+            delete("ada", 8, reason="wrong"),
+        ]
+    )
+    found: list[Durable] = []
+    after: int | None = 0
+    while after is not None:
+        some, after = repository.said("ada", after, 2)
+        assert len(some) <= 2
+        found += some
+    assert [(e.room, e.seq) for e in found] == [
+        *(("lobby", 1), ("secret", 1), ("lobby", 8), ("secret", 2)),
+        *(("lobby", 9), ("lobby", 10), ("lobby", 11)),
+    ], "in the order in which they were stored"
+    assert found[2] == Message("lobby", 8, "ada", NOW, "", erased=True)
+    assert repository.said("nobody", 0, 9) == ([], None)
+
+    deletions = [event for event in found if isinstance(event, Delete)]
+    assert [event.reason for event in deletions] == ["rude", "wrong"]
+    repository.redact(deletions[1:])
+    again = repository.read("lobby", 9, 11, 9)
+    assert again == [deletions[0], evolve(deletions[1], reason=None)]
+
+
+def _an_accounts_end(repository: Repository) -> None:
+    later = NOW + timedelta(days=1)
+    drafts = [member("ada", "join"), member("bob", "join"), say("ada", "3", txn_id="t3")]
+    drafts += [say("ada", f"{n}", txn_id=f"t{n}") for n in range(4, 7)]
+    repository.append([*drafts, say("bob", "7", txn_id="t3"), member("ada", "leave")])
+    repository.add_token(b"1" * 32, "ada", later, NOW)
+    assert repository.closing_accounts() == []
+    gone = Account(user=User("ada", TOMBSTONE), password_hash=None, status="deleted")
+
+    assert repository.close_account("nobody", "keep") is None
+    for asked, noted in (("keep", "keep"), ("forget", "forget"), ("erase", "forget")):
+        assert repository.close_account("ada", cast(Closing, asked)) == evolve(
+            gone, closing=cast(Closing, noted)
+        )
+    assert repository.closing_accounts() == [repository.user("ada")]
+    assert repository.token(b"1" * 32, NOW) is None
+    assert not repository.add_token(b"2" * 32, "ada", later, NOW)
+    assert not repository.enable("ada")
+    assert not repository.disable("ada")
+    repository.set_password("ada", "back again")
+    repository.set_profile(User("ada", "Ada"))
+    assert not repository.add_user(User("ada", "Another"), "x"), "the name stays taken"
+
+    outcomes = repository.append(
+        [
+            member("ada", "join"),
+            delete("ada", 3),
+            delete("ada", 3, as_host=True),
+            delete("ada", 3, as_host=True),
+            delete("ada", 2, as_host=True),
+            member("ada", "leave", as_host=True),
+        ]
+    )
+    assert types_of(outcomes) == [Forbidden, Forbidden, Stored, Duplicate, NotFound, NotMember], (
+        "where they are no member any more, too"
+    )
+    assert repository.read("lobby", 2, 3, 9) == [Message("lobby", 3, "ada", NOW, "", erased=True)]
+    assert [repository.forget_txns("ada", 3) for _ in range(2)] == [True, False]
+    retries = [say("ada", "4", txn_id="t4"), say("bob", "7", txn_id="t3")]
+    assert types_of(repository.append(retries)) == [Forbidden, Duplicate]
+
+    repository.account_closed("ada", "erase")
+    assert repository.closing_accounts() == [repository.user("ada")], "more was asked for meanwhile"
+    repository.account_closed("ada", "forget")
+    assert repository.closing_accounts() == []
+    assert repository.user("ada") == gone
 
 
 def _log_order(repository: Repository) -> None:

@@ -21,14 +21,15 @@ from chatcore.events import (
     Stored,
     committed,
 )
-from chatcore.model import Draft, Listed, Membership, Restraint, Room, User
+from chatcore.model import Account, Closing, Draft, Listed, Membership, Restraint, Room, User
 from chatcore.ports import Outcome, Repository
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 WRITES = frozenset(
-    "append add_room report add_user set_password add_token remove_token remove_tokens".split()
+    "append add_room report add_user set_password set_profile disable enable add_token"
+    " remove_token remove_tokens close_account account_closed redact forget_txns".split()
 )
 """The methods that a full disk refuses."""
 
@@ -193,7 +194,7 @@ class FaultyRepository:
     def head(self, room: str, tail: int) -> tuple[int, int, Sequence[Durable]]:
         return self._do(self.inside.head, room, tail)
 
-    def foreign_heads(self, rooms: Sequence[str]) -> Mapping[str, int]:
+    def foreign_heads(self, rooms: Sequence[str]) -> Mapping[str, int] | None:
         return self._do(self.inside.foreign_heads, rooms)
 
     def read(self, room: str, after: int, upto: int, limit: int) -> Sequence[Durable]:
@@ -233,20 +234,58 @@ class FaultyRepository:
     def add_user(self, user: User, password_hash: str | None) -> bool:
         return self._do(self.inside.add_user, user, password_hash)
 
-    def set_password(self, username: str, password_hash: str) -> None:
-        self._do(self.inside.set_password, username, password_hash)
+    def set_password(
+        self, username: str, password_hash: str, *, revoke: bool = False, keep: bytes | None = None
+    ) -> None:
+        self._do(self.inside.set_password, username, password_hash, revoke=revoke, keep=keep)
 
-    def user(self, username: str) -> tuple[User, str | None] | None:
+    def set_profile(self, user: User) -> None:
+        self._do(self.inside.set_profile, user)
+
+    def user(self, username: str) -> Account | None:
         return self._do(self.inside.user, username)
 
-    def add_token(self, digest: bytes, username: str, expires: datetime, now: datetime) -> None:
-        self._do(self.inside.add_token, digest, username, expires, now)
+    def users(self, after: str, limit: int) -> Sequence[Account]:
+        return self._do(self.inside.users, after, limit)
+
+    def disable(self, username: str) -> bool:
+        return self._do(self.inside.disable, username)
+
+    def enable(self, username: str) -> bool:
+        return self._do(self.inside.enable, username)
+
+    def add_token(self, digest: bytes, username: str, expires: datetime, now: datetime) -> bool:
+        return self._do(self.inside.add_token, digest, username, expires, now)
 
     def token(self, digest: bytes, now: datetime) -> tuple[User, datetime] | None:
         return self._do(self.inside.token, digest, now)
+
+    def tokens(self, username: str) -> Sequence[datetime]:
+        return self._do(self.inside.tokens, username)
+
+    def logins(self, usernames: Sequence[str]) -> Mapping[str, Collection[bytes]]:
+        return self._do(self.inside.logins, usernames)
 
     def remove_token(self, digest: bytes) -> None:
         self._do(self.inside.remove_token, digest)
 
     def remove_tokens(self, username: str) -> None:
         self._do(self.inside.remove_tokens, username)
+
+    def close_account(self, username: str, closing: Closing) -> Account | None:
+        return self._do(self.inside.close_account, username, closing)
+
+    def closing_accounts(self) -> Sequence[Account]:
+        return self._do(self.inside.closing_accounts)
+
+    def account_closed(self, username: str, closing: Closing) -> None:
+        self._do(self.inside.account_closed, username, closing)
+
+    def said(self, username: str, after: int, limit: int) -> tuple[Sequence[Durable], int | None]:
+        return self._do(self.inside.said, username, after, limit)
+
+    def redact(self, events: Sequence[Durable]) -> None:
+        self._do(self.inside.redact, events)
+
+    def forget_txns(self, username: str, limit: int) -> bool:
+        return self._do(self.inside.forget_txns, username, limit)

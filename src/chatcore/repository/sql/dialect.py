@@ -46,6 +46,12 @@ class Dialect(Protocol):
     def insert_new(self, table: sa.Table, source: sa.Select[Any]) -> sa.Insert:
         """Insert what no unique constraint refuses."""
 
+    def hex(self, column: sa.ColumnElement[bytes]) -> sa.ColumnElement[str]:
+        """Bytes as the text that `bytes.fromhex` reads: JSON has none."""
+
+    def without(self, body: sa.ColumnElement[str], field: str) -> sa.ColumnElement[str]:
+        """A JSON object without one of its fields."""
+
     def written_by_others(self) -> bool:
         """Say whether another process may have committed since this was last called."""
 

@@ -9,7 +9,7 @@ waits for the switch interval: a row at a time is a hundred rows a second.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 
@@ -28,7 +28,17 @@ from chatcore.events import (
     Stored,
 )
 from chatcore.folding import ERASED
-from chatcore.model import INVITED, Draft, Listed, Membership, Restraint, Room, User
+from chatcore.model import (
+    INVITED,
+    Account,
+    Closing,
+    Draft,
+    Listed,
+    Membership,
+    Restraint,
+    Room,
+    User,
+)
 from chatcore.names import skeleton
 from chatcore.ports import Outcome
 from chatcore.repository.ledger import Ledger, RoomState, Standing, Target, Txn, touched
@@ -56,6 +66,9 @@ def moment(milliseconds: int) -> datetime:
 
 _Given: TypeAlias = dict[str, list[Any]]
 """Rows for each parameter of a statement that takes more than one."""
+
+WINDOW = 20_000
+"""Events that are looked at, at most, to find some that one user sent: there is no index."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -196,14 +209,15 @@ class SqlRepository:
         ledger = Ledger(
             rooms={name: RoomState(*state) for name, _, *state in found_rooms},
             users={username for _, username, *_ in found_users},
+            barred={username for _, username, _, status, *_ in found_users if status != "active"},
             standings={
                 (room, username): Standing(role, read, read_messages)
-                for room, username, _, role, read, read_messages, *_ in found_users
+                for room, username, _, _, role, read, read_messages, *_ in found_users
                 if role is not None
             },
             restraints={
                 (room, username): _restraint(row)
-                for room, username, _, _, _, _, *row in found_users
+                for room, username, _, _, _, _, _, *row in found_users
                 if row[-1] is not None
             },
             owners=owners,
@@ -254,11 +268,11 @@ class SqlRepository:
             newest = self._read(connection, room, head - tail, head, tail) if tail else []
             return first, head, newest
 
-    def foreign_heads(self, rooms: Sequence[str]) -> Mapping[str, int]:
+    def foreign_heads(self, rooms: Sequence[str]) -> Mapping[str, int] | None:
         # Remembered until the heads are read: the dialect tells of a change once.
         self._unread = self._dialect.written_by_others() or self._unread
         if not self._unread:
-            return {}
+            return None
         given: _Given = {
             "rooms": [[name] for name in rooms],
             "people": [],
@@ -338,7 +352,9 @@ class SqlRepository:
         page = {"room": room, "after": after, "limit": limit}
         with self._dialect.reading() as connection:
             found = connection.taken(self._sql.members, page)
-        return [MemberItem(*row) for row in sorted(found)]
+        return [
+            MemberItem(name, shown, role, bool(bot)) for name, shown, role, bot in sorted(found)
+        ]
 
     # What moderators are told.
 
@@ -370,38 +386,89 @@ class SqlRepository:
             user.display_name,
             skeleton(user.username),
             time.time_ns() // 1_000_000,
+            user.bot,
         ]
         with self._dialect.writing() as connection:
             added = connection.execute(self._sql.add_users, _given([row]))
             connection.commit()
             return added > 0
 
-    def set_password(self, username: str, password_hash: str) -> None:
-        self._write(self._sql.set_password, {"whose": username, "new": password_hash})
+    def set_password(
+        self, username: str, password_hash: str, *, revoke: bool = False, keep: bytes | None = None
+    ) -> None:
+        sql = self._sql
+        with self._dialect.writing() as connection:
+            changed = connection.execute(
+                sql.set_password, {"whose": username, "new": password_hash}
+            )
+            if changed and revoke:
+                kept = {"username": username, "keep": keep or b""}
+                connection.execute(sql.remove_other_tokens, kept)
+            connection.commit()
 
-    def user(self, username: str) -> tuple[User, str | None] | None:
+    def set_profile(self, user: User) -> None:
+        changed = {"display_name": user.display_name, "bot": user.bot}
+        self._write(self._sql.set_profile, {"whose": user.username, **changed})
+
+    def user(self, username: str) -> Account | None:
         with self._dialect.reading() as connection:
-            row = connection.row(self._sql.user, {"username": username})
-        if row is None:
-            return None
-        name, display_name, password_hash = row
-        return User(name, display_name), password_hash
+            return self._user(connection, username)
 
-    def add_token(self, digest: bytes, username: str, expires: datetime, now: datetime) -> None:
+    def _user(self, connection: Connection, username: str) -> Account | None:
+        row = connection.row(self._sql.user, {"username": username})
+        return _account(row) if row else None
+
+    def users(self, after: str, limit: int) -> Sequence[Account]:
+        page = {"after": after, "limit": limit}
+        with self._dialect.reading() as connection:
+            found = connection.taken(self._sql.users, page)
+        return [_account(row) for row in sorted(found)]
+
+    def disable(self, username: str) -> bool:
+        sql = self._sql
+        with self._dialect.writing() as connection:
+            changed = {"whose": username, "before": "active", "after": "disabled"}
+            disabled = connection.execute(sql.set_status, changed)
+            if disabled:
+                connection.execute(sql.remove_tokens, {"username": username})
+            connection.commit()
+            return disabled > 0
+
+    def enable(self, username: str) -> bool:
+        changed = {"whose": username, "before": "disabled", "after": "active"}
+        return self._write(self._sql.set_status, changed) > 0
+
+    def add_token(self, digest: bytes, username: str, expires: datetime, now: datetime) -> bool:
         token = {"digest": digest, "username": username, "expires": milliseconds(expires)}
         with self._dialect.writing() as connection:
             expired = {"username": username, "now": milliseconds(now)}
             connection.execute(self._sql.remove_expired, expired)
-            connection.execute(self._sql.add_token, token)
+            added = connection.execute(self._sql.add_token, token)
             connection.commit()
+            return added > 0
 
     def token(self, digest: bytes, now: datetime) -> tuple[User, datetime] | None:
         with self._dialect.reading() as connection:
             row = connection.row(self._sql.token, {"digest": digest, "now": milliseconds(now)})
         if row is None:
             return None
-        name, display_name, expires = row
-        return User(name, display_name), moment(expires)
+        name, display_name, bot, expires = row
+        return User(name, display_name, bool(bot)), moment(expires)
+
+    def tokens(self, username: str) -> Sequence[datetime]:
+        with self._dialect.reading() as connection:
+            found = connection.taken(self._sql.tokens, {"username": username})
+        return [moment(expires) for (expires,) in sorted(found)]
+
+    def logins(self, usernames: Sequence[str]) -> Mapping[str, Collection[bytes]]:
+        found: dict[str, set[bytes]] = {}
+        with self._dialect.reading() as connection:
+            rows = connection.taken(self._sql.logins, _given([name] for name in usernames))
+        for username, digest in rows:
+            digests = found.setdefault(username, set())
+            if digest:  # none, or of nothing
+                digests.add(bytes.fromhex(digest))
+        return found
 
     def remove_token(self, digest: bytes) -> None:
         self._write(self._sql.remove_token, {"digest": digest})
@@ -409,10 +476,57 @@ class SqlRepository:
     def remove_tokens(self, username: str) -> None:
         self._write(self._sql.remove_tokens, {"username": username})
 
-    def _write(self, statement: sa.Executable, parameters: dict[str, object]) -> None:
+    # An account's end.
+
+    def close_account(self, username: str, closing: Closing) -> Account | None:
+        sql = self._sql
         with self._dialect.writing() as connection:
-            connection.execute(statement, parameters)
+            account = self._user(connection, username)
+            if account is None:
+                return None
+            account = account.closed(closing)
+            left = {"display_name": account.user.display_name, "closing": account.closing}
+            connection.execute(sql.close_account, {"whose": username, **left})
+            connection.execute(sql.remove_tokens, {"username": username})
             connection.commit()
+            return account
+
+    def closing_accounts(self) -> Sequence[Account]:
+        with self._dialect.reading() as connection:
+            found = connection.taken(self._sql.closing_accounts)
+        return [_account(row) for row in sorted(found)]
+
+    def account_closed(self, username: str, closing: Closing) -> None:
+        self._write(self._sql.account_closed, {"whose": username, "asked": closing})
+
+    def said(self, username: str, after: int, limit: int) -> tuple[Sequence[Durable], int | None]:
+        window = {"username": username, "after": after, "upto": after + WINDOW, "limit": limit}
+        with self._dialect.reading() as connection:
+            rows, newest = connection.row(self._sql.said, window)
+        found = sorted(orjson.loads(rows))
+        if len(found) == limit:
+            next_ = found[-1][0]
+        else:
+            next_ = after + WINDOW if after + WINDOW < newest else None
+        events_ = [
+            DURABLE[kind](room, seq, username, moment(timestamp), **body)
+            for _, room, seq, kind, timestamp, body in found
+        ]
+        return events_, next_
+
+    def redact(self, events: Sequence[Durable]) -> None:
+        self._write(self._sql.redact, _given([event.room, event.seq] for event in events))
+
+    def forget_txns(self, username: str, limit: int) -> bool:
+        some = {"username": username, "limit": limit}
+        return self._write(self._sql.forget_txns, some) == limit
+
+    def _write(self, statement: sa.Executable, parameters: Mapping[str, object]) -> int:
+        """Run one statement in a transaction, and return how many rows it changed."""
+        with self._dialect.writing() as connection:
+            changed = connection.execute(statement, parameters)
+            connection.commit()
+            return changed
 
 
 def _given(rows: Any, by: str = "given") -> dict[str, str]:
@@ -452,6 +566,16 @@ def _restraint_row(restraint: Restraint) -> list[object]:
     return [*(each and milliseconds(each) for each in moments), restraint.reader]
 
 
+def _account(row: Sequence[Any]) -> Account:
+    username, display_name, bot, password_hash, status, closing = row
+    return Account(
+        user=User(username, display_name, bool(bot)),
+        password_hash=password_hash,
+        status=status,
+        closing=closing,
+    )
+
+
 def _events(room: str, found: list[list[Any]]) -> list[Durable]:
     return [
         DURABLE[kind](room, seq, sender, moment(timestamp), **body)
@@ -478,7 +602,7 @@ class _Statements:
         # A room that somebody makes is there only if they are.
         known = sa.exists().where(users.c.username == row.c.sender)
         self.create_rooms = dialect.insert_new(rooms, room.where(known))
-        row = given("username", "password_hash", "display_name", "skeleton", "created")
+        row = given("username", "password_hash", "display_name", "skeleton", "created", "bot")
         self.add_users = dialect.insert_new(users, sa.select(*row.c))
 
         # What a batch touches.
@@ -508,6 +632,7 @@ class _Statements:
                 row.c.room,
                 users.c.username,
                 users.c.id,
+                users.c.status,
                 members.c.role,
                 members.c.read,
                 members.c.read_messages,
@@ -738,7 +863,7 @@ class _Statements:
         self.membership = standing.where(rooms.c.name == param("room"))
         self.memberships = taken(standing)
         self.members = taken(
-            sa.select(users.c.username, users.c.display_name, members.c.role)
+            sa.select(users.c.username, users.c.display_name, members.c.role, users.c.bot)
             .join_from(members, users, users.c.id == members.c.user_id)
             .where(
                 members.c.room_id == room_id,
@@ -797,30 +922,103 @@ class _Statements:
         )
 
         # Accounts.
-        self.user = sa.select(users.c.username, users.c.display_name, users.c.password_hash).where(
-            users.c.username == param("username")
+        account = sa.select(
+            users.c.username,
+            users.c.display_name,
+            users.c.bot,
+            users.c.password_hash,
+            users.c.status,
+            users.c.closing,
         )
-        self.set_password = (
-            sa.update(users)
-            .where(users.c.username == param("whose"))
-            .values(password_hash=param("new"))
+        self.user = account.where(users.c.username == param("username"))
+        self.users = taken(
+            account.where(users.c.username > param("after"))
+            .order_by(users.c.username)
+            .limit(param("limit"))
         )
+        change = sa.update(users).where(users.c.username == param("whose"))
+        alive = change.where(users.c.status != "deleted")
+        self.set_password = alive.values(password_hash=param("new"))
+        self.set_profile = alive.values(display_name=param("display_name"), bot=param("bot"))
+        self.set_status = change.where(users.c.status == param("before")).values(
+            status=param("after")
+        )
+        self.close_account = change.values(
+            status="deleted",
+            password_hash=None,
+            display_name=param("display_name"),
+            closing=param("closing"),
+        )
+        self.closing_accounts = taken(account.where(users.c.closing.is_not(None)))
+        self.account_closed = change.where(users.c.closing == param("asked")).values(closing=None)
         self.add_token = sa.insert(tokens).from_select(
             ["digest", "user_id", "expires"],
             sa.select(
                 param("digest", type_=sa.LargeBinary),
                 users.c.id,
                 param("expires", type_=sa.BigInteger),
-            ).where(users.c.username == param("username")),
+            ).where(users.c.username == param("username"), users.c.status == "active"),
         )
         self.token = (
-            sa.select(users.c.username, users.c.display_name, tokens.c.expires)
+            sa.select(users.c.username, users.c.display_name, users.c.bot, tokens.c.expires)
             .join_from(tokens, users, users.c.id == tokens.c.user_id)
             .where(tokens.c.digest == param("digest"), tokens.c.expires > param("now"))
+        )
+        self.tokens = taken(sa.select(tokens.c.expires).where(tokens.c.user_id == user_id))
+        row = given("username")
+        self.logins = taken(
+            sa.select(users.c.username, dialect.hex(tokens.c.digest).label("digest"))
+            .join_from(row, users, users.c.username == row.c.username)
+            .outerjoin(tokens, tokens.c.user_id == users.c.id)
+            .where(users.c.status == "active")
         )
         self.remove_token = sa.delete(tokens).where(tokens.c.digest == param("digest"))
         self.remove_tokens = sa.delete(tokens).where(tokens.c.user_id == user_id)
         self.remove_expired = self.remove_tokens.where(tokens.c.expires <= param("now"))
+        self.remove_other_tokens = self.remove_tokens.where(tokens.c.digest != param("keep"))
+
+        # What somebody said, and what else there is of them.
+        said = taken(
+            sa.select(
+                events.c.id,
+                rooms.c.name,
+                events.c.seq,
+                events.c.kind,
+                events.c.timestamp,
+                sa.type_coerce(events.c.body, sa.JSON).label("body"),
+            )
+            .join_from(events, rooms, rooms.c.id == events.c.room_id)
+            .where(
+                events.c.id > param("after"),
+                events.c.id <= param("upto"),
+                events.c.sender_id == user_id,
+            )
+            .order_by(events.c.id)
+            .limit(param("limit"))
+        )
+        newest_id = sa.select(sa.func.coalesce(sa.func.max(events.c.id), 0))
+        self.said = sa.select(
+            said.scalar_subquery().label("said"), newest_id.scalar_subquery().label("newest")
+        )
+        row = given("room", "seq")
+        self.redact = (
+            sa.update(events)
+            .values(body=dialect.without(events.c.body, "reason"))
+            .where(
+                rooms.c.name == row.c.room,
+                events.c.room_id == rooms.c.id,
+                events.c.seq == row.c.seq,
+            )
+        )
+        some = (
+            sa.select(txns.c.room_id, txns.c.user_id, txns.c.txn_id)
+            .join_from(rooms, txns, txns.c.room_id == rooms.c.id)
+            .where(txns.c.user_id == user_id)
+            .limit(param("limit"))
+        )
+        self.forget_txns = sa.delete(txns).where(
+            sa.tuple_(txns.c.room_id, txns.c.user_id, txns.c.txn_id).in_(some)
+        )
 
 
 def _with_newest_edit(page: sa.Select[Any]) -> sa.Select[Any]:

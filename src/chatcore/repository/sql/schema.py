@@ -20,6 +20,14 @@ users = sa.Table(
     sa.Column("display_name", sa.Text, nullable=False),
     sa.Column("skeleton", sa.Text, nullable=False, unique=True),
     sa.Column("created", sa.BigInteger, nullable=False),
+    sa.Column("status", sa.Text, nullable=False, server_default="active"),
+    sa.Column("closing", sa.Text),
+    sa.Column("bot", sa.Integer, nullable=False, server_default="0"),
+    sa.Index(
+        "ix_users_closing",
+        "closing",
+        sqlite_where=sa.text("closing IS NOT NULL"),  # hardly any
+    ),
 )
 
 tokens = sa.Table(

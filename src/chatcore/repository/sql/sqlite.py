@@ -328,6 +328,12 @@ class SqliteRepository(SqlRepository):
         )
         return sa.select(sa.func.json_group_array(sa.func.json_array(*values), type_=sa.Text))
 
+    def hex(self, column: sa.ColumnElement[bytes]) -> sa.ColumnElement[str]:
+        return sa.func.hex(column, type_=sa.Text)
+
+    def without(self, body: sa.ColumnElement[str], field: str) -> sa.ColumnElement[str]:
+        return sa.func.json_remove(body, sa.literal_column(f"'$.{field}'"), type_=sa.Text)
+
     def upsert(self, table: sa.Table, source: sa.Select[Any]) -> sa.Insert:
         columns = [column.name for column in source.selected_columns]
         # SQLite reads ON after a bare FROM as a join's.

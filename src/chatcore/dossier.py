@@ -1,0 +1,104 @@
+"""What the accounts and the log have of one person: handed out, or taken out, piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TypeAlias
+
+import orjson
+
+from chatcore.errors import ChatError, NotFound, NotMember
+from chatcore.events import Delete, Message
+from chatcore.model import Account, Draft, Room, rfc3339
+from chatcore.ports import Clock, Outcome, Repository, Wire
+
+BATCH = 500
+"""Events in one step: so many go into one commit, and others' commits come in between."""
+
+Step: TypeAlias = Sequence[Draft] | Callable[[], object]
+"""Drafts to append, or a write of the repository to call."""
+
+
+def exported(repository: Repository, username: str, wire: Wire) -> Iterator[bytes]:
+    """Yield what there is of a user as lines of JSON, in pieces of many lines.
+
+    The account, each membership, when each token expires, and then every event that the
+    user sent, as the wire has it, in the order in which they were stored.  Raises NotFound.
+    """
+    account = repository.user(username)
+    if account is None:
+        raise NotFound("There is no such user")
+    user = account.user
+    lines: list[dict[str, object]] = [
+        {
+            "export": "account",
+            "username": user.username,
+            "display_name": user.display_name,
+            "bot": user.bot,
+            "status": account.status,
+            "has_password": account.password_hash is not None,
+        }
+    ]
+    lines += [
+        {"export": "membership", "room": m.room.name, "role": m.role, "read": m.read}
+        for m in repository.memberships(username)
+    ]
+    lines += [
+        {"export": "token", "expires": rfc3339(expires)} for expires in repository.tokens(username)
+    ]
+    yield b"".join(orjson.dumps(line) + b"\n" for line in lines)
+    after: int | None = 0
+    while after is not None:
+        events, after = repository.said(username, after, BATCH)
+        if events:
+            yield b"".join(map(wire.encode, events))
+
+
+def departure(repository: Repository, account: Account, clock: Clock) -> Iterator[Step]:
+    """Yield, step by step, what is still to be done for a deleted user.
+
+    Take each step before the next is asked for.  It may be begun anew at any time: what is
+    done already is not done again.
+    """
+    username, rooms = account.user.username, dict[str, Room | None]()
+
+    def done(kind: str, room: str, body: dict[str, object]) -> Draft:
+        if room not in rooms:
+            rooms[room] = repository.room(room)
+        found = rooms[room]
+        assert found is not None, "whose log there is"
+        return Draft(
+            room=found, sender=username, kind=kind, body=body, timestamp=clock(), as_host=True
+        )
+
+    leaving: dict[str, object] = {"username": username, "action": "leave"}
+    left = [done("member", each.room.name, leaving) for each in repository.memberships(username)]
+    if left:
+        yield left
+    if account.closing not in ("erase", "forget"):
+        return
+    after: int | None = 0
+    while after is not None:
+        events, after = repository.said(username, after, BATCH)
+        messages = [each for each in events if isinstance(each, Message) and not each.erased]
+        if messages:
+            yield [done("delete", each.room, {"target": each.seq}) for each in messages]
+        reasons = [each for each in events if isinstance(each, Delete) and each.reason is not None]
+        if reasons and account.closing == "forget":
+            yield partial(repository.redact, reasons)
+    more = account.closing == "forget"
+
+    def forget_some() -> None:
+        nonlocal more
+        more = repository.forget_txns(username, BATCH)
+
+    while more:
+        yield forget_some
+
+
+def check(outcomes: Sequence[Outcome]) -> None:
+    """Raise the ChatError of a step that was not taken; what another has done meanwhile is done."""
+    for outcome in outcomes:
+        if isinstance(outcome, ChatError) and not isinstance(outcome, NotFound | NotMember):
+            raise outcome

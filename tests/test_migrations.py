@@ -151,6 +151,59 @@ def test_opening_what_is_up_to_date_does_not_load_alembic(tmp_path: Path) -> Non
 
 # From one step to the next, with data.
 
+
+ACCOUNTS = """
+INSERT INTO users VALUES (1, 'ada', 'hash', 'Ada', 'ada', 0), (2, 'bob', NULL, 'Bob', 'bob', 0),
+  (3, 'cyd', 'hash', 'Cyd', 'cyd', 0), (4, 'dan', 'hash', 'Dan', 'dan', 0);
+"""
+
+
+def test_accounts_go_up_and_who_is_out_stays_out_on_the_way_back(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    engine = sa.create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        upgrade(connection, "0003")
+        before = things(connection)
+    with contextlib.closing(sqlite3.connect(path)) as plain:
+        plain.executescript(ACCOUNTS)
+    everyone = rows(path, "SELECT * FROM users")
+
+    repository = SqliteRepository(path)
+    repository.open()
+    assert {(a.status, a.closing, a.user.bot) for a in repository.users("", 9)} == {
+        ("active", None, False)
+    }
+    repository.set_profile(User("ada", "Ada", bot=True))
+    for username in ("bob", "cyd"):
+        assert repository.disable(username)
+    assert repository.close_account("dan", "erase") is not None
+    repository.close()
+
+    with engine.begin() as connection:
+        downgrade(connection, "0003")
+        assert before == things(connection)
+    assert [row[:4] for row in rows(path, "SELECT * FROM users")] == [
+        everyone[0][:4],
+        (2, "bob", "disabled:", "Bob"),
+        (3, "cyd", "disabled:hash", "Cyd"),
+        (4, "dan", "deleted:erase", "Deleted user"),
+    ], "with what is no hash of a password"
+
+    repository.open()
+    found = [(a.user.username, a.status, a.password_hash) for a in repository.users("", 9)]
+    assert found == [
+        ("ada", "active", "hash"),
+        ("bob", "disabled", None),
+        ("cyd", "disabled", "hash"),
+        ("dan", "deleted", None),
+    ]
+    assert [(a.user.username, a.closing) for a in repository.closing_accounts()] == [
+        ("dan", "erase")
+    ]
+    repository.close()
+    engine.dispose()
+
+
 FIRST = """
 INSERT INTO users VALUES (1, 'ada', 'hash', 'Ada', 'ada', 0), (2, 'bob', 'hash', 'Bob', 'bob', 0);
 INSERT INTO rooms VALUES (1, 'lobby', 'lobby', 'public', 'Lobby', '', 'e1', 1, 4, 2);

@@ -224,7 +224,7 @@ from chat_transports.server import cli
 class Broken(MemoryRepository):
     def append(self, drafts):
         raise ZeroDivisionError("a defect")
-cli._repository = lambda *_: Broken()
+cli.named = lambda *_: Broken()
 cli.main()
 """
     async with serving("memory:", script=script) as server:

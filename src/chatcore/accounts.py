@@ -280,11 +280,7 @@ class Accounts(ABC):
         """
         if display_name is not None:
             self._policy.check(user, commands.Profile(display_name), None)
-            display_name = model.line(display_name, "display name", names.USERNAME_CHARACTERS)
-            if not display_name:
-                raise Invalid("A display name has at least one character")
-            if names.is_reserved(display_name) and not names.is_reserved(user.username):
-                raise Invalid(f"The name {display_name} is reserved; choose another")
+            display_name = model.display_name(display_name)
             self._changes.take(user.username)
         before = (await self._active(user)).user
         after = evolve(

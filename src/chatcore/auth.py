@@ -42,6 +42,13 @@ def _bytes(password: str) -> bytes | None:
     return encoded if len(encoded) <= PASSWORD_BYTES and b"\0" not in encoded else None
 
 
+def hashed(password: str, cost: int) -> str:
+    """Return what is stored of a password that `check_password` has passed.  Takes its time."""
+    encoded = _bytes(password)
+    assert encoded is not None
+    return bcrypt.hashpw(encoded, bcrypt.gensalt(cost)).decode()
+
+
 def new_token() -> str:
     """Return 256 random bits, marked so that scanners for leaked secrets find them."""
     return TOKEN_PREFIX + secrets.token_urlsafe(32)
@@ -75,9 +82,7 @@ class Passwords:
 
     async def hash(self, password: str) -> str:
         """Hash a password that `check_password` has passed."""
-        encoded = _bytes(password)
-        assert encoded is not None
-        return (await self._run(self._hash, encoded)).decode()
+        return await self._run(hashed, password, self._cost)
 
     async def verify(self, password: str, password_hash: str | None) -> bool:
         """Compare, taking as long where there is no hash or the password is impossible."""
@@ -108,9 +113,6 @@ class Passwords:
         if work.cancelled():  # by the pool, for whoever was cancelled is not here
             raise _closing()
         return work.result()
-
-    def _hash(self, password: bytes) -> bytes:
-        return bcrypt.hashpw(password, bcrypt.gensalt(self._cost))
 
     def _verify(self, password: bytes | None, password_hash: str | None) -> bool:
         if password is not None and password_hash is not None:

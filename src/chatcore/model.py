@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias
 
 from attrs import Attribute, field, frozen
 
+from chatcore import names
 from chatcore.errors import ChatError, Invalid, TooLarge
 
 LOBBY = "lobby"
@@ -280,6 +281,16 @@ def line(text: str, what: str, most: int) -> str:
     if categories & {"Cc", "Cf", "Cs", "Zl", "Zp"}:
         raise Invalid(f"A {what} is one line of text, without invisible characters")
     return composed
+
+
+def display_name(text: str) -> str:
+    """Check what somebody wants to be shown as, and return it as `line` does.  Raises Invalid."""
+    name = line(text, "display name", names.USERNAME_CHARACTERS)
+    if not name:
+        raise Invalid("A display name has at least one character")
+    if names.is_reserved(name):
+        raise Invalid(f"The name {name} is reserved; choose another")
+    return name
 
 
 def _composed(text: str, most: int, what: str) -> str:

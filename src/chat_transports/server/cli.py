@@ -11,20 +11,19 @@ import ssl
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, NoReturn, TypeAlias
+from typing import NoReturn
 
 import click
 
 import chatcore
 from chat_transports.server import first_chatroom
 from chat_transports.server.app import Options, ServerError, run
+from chat_transports.server.databases import Check, database_option, kept, named
 from chat_transports.server.importing import Import
+from chat_transports.server.users import user
 from chatcore.chat import prepare
 from chatcore.errors import ChatError, OutcomeUnknown, SchemaError
 from chatcore.model import Limits
-from chatcore.ports import Repository
-
-Check: TypeAlias = Literal["auto", "always", "never"]
 
 LEVELS = ("critical", "error", "warning", "info", "debug")
 
@@ -173,7 +172,7 @@ def main(
         host=host,
         port=port,
         tcp_port=tcp_port,
-        repository=_repository(database, check),
+        repository=named(database, check),
         database=database,
         tls=_tls(certfile, keyfile),
         allow_origins=allow_origins,
@@ -189,16 +188,9 @@ def main(
         raise click.ClickException(str(error)) from error
 
 
-_database_option = click.option(
-    "--database",
-    metavar="TEXT",
-    help="Which one, as chat-serve has it.  [default: sqlite:///chatcore.db]",
-)
-
-
 @main.command("import")
 @click.argument("old", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@_database_option
+@database_option
 @click.pass_obj
 def import_(serving_from: str, old: Path, database: str | None) -> None:
     """Bring the users and messages of OLD, the first chatroom's database, into the lobby.
@@ -206,7 +198,7 @@ def import_(serving_from: str, old: Path, database: str | None) -> None:
     Passwords go on working.  OLD stays as it is.  Each message comes once, so the import
     may be run again, and then brings what is new; stop the server for it.
     """
-    repository = _kept(database or serving_from)
+    repository = kept(database or serving_from)
     try:
         with first_chatroom.read(old) as chatroom, contextlib.closing(repository):
             prepare(repository)
@@ -228,7 +220,7 @@ def import_(serving_from: str, old: Path, database: str | None) -> None:
 
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@_database_option
+@database_option
 @click.pass_obj
 def backup(serving_from: str, file: Path, database: str | None) -> None:
     """Copy the database into FILE, a new one, while a server goes on with it.
@@ -238,7 +230,7 @@ def backup(serving_from: str, file: Path, database: str | None) -> None:
     -shm files away, put FILE in its place, and start the server: clients that had seen more
     are told so.
     """
-    repository = _kept(database or serving_from)
+    repository = kept(database or serving_from)
     signal.signal(signal.SIGTERM, _exit)  # which leaves nothing behind, as Ctrl+C does
     try:
         with click.progressbar(
@@ -264,7 +256,7 @@ def backup(serving_from: str, file: Path, database: str | None) -> None:
 
 
 @main.command()
-@_database_option
+@database_option
 @click.pass_obj
 def restored(serving_from: str, database: str | None) -> None:
     """Tell clients to read afresh, after an older database was put in place by other means.
@@ -274,7 +266,7 @@ def restored(serving_from: str, database: str | None) -> None:
     that this database does not have, and whose numbers it will give out again.  It checks
     the database too.  Once too often does no harm.
     """
-    repository = _kept(database or serving_from, check="always")
+    repository = kept(database or serving_from, check="always")
     try:
         rooms = repository.renew_epochs()
     except (SchemaError, ChatError) as error:
@@ -282,29 +274,11 @@ def restored(serving_from: str, database: str | None) -> None:
     click.echo(f"New epochs: {rooms}.  Clients that come back read these rooms afresh.")
 
 
+main.add_command(user)
+
+
 def _exit(number: int, _: object) -> NoReturn:
     sys.exit(128 + number)
-
-
-def _kept(database: str, check: Check = "auto") -> chatcore.SqliteRepository:
-    """Return the repository that a command works on, which no memory can be."""
-    repository = _repository(database, check)
-    if not isinstance(repository, chatcore.SqliteRepository):
-        raise click.BadParameter("memory: keeps nothing", param_hint="--database")
-    return repository
-
-
-def _repository(database: str, check: Check = "auto") -> Repository:
-    if database in ("memory:", ":memory:", "sqlite:///:memory:"):
-        return chatcore.MemoryRepository()
-    scheme, separator, path = database.partition("://")
-    if not separator:
-        scheme, path = "sqlite", "/" + database
-    if scheme != "sqlite" or not path.removeprefix("/"):
-        raise click.BadParameter(
-            f"{database!r} is not one of sqlite:///path and memory:", param_hint="--database"
-        )
-    return chatcore.SqliteRepository(path.removeprefix("/"), check=check)
 
 
 def _tls(certfile: Path | None, keyfile: Path | None) -> ssl.SSLContext | None:

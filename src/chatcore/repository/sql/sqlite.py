@@ -77,6 +77,16 @@ class SqliteRepository(SqlRepository):
                 migrate(connection, str(self._path))
             self._file = self._named()
 
+    def open_beside(self) -> None:
+        """Open a database that a server may have, or not, and leave that as it is.
+
+        Raises SchemaError where there is none, or where it is of an older version: nobody
+        migrates what another serves.
+        """
+        with self._opening():
+            self._check_newest()
+        self.open()
+
     @contextlib.contextmanager
     def _opening(self) -> Iterator[None]:
         try:
@@ -203,16 +213,8 @@ class SqliteRepository(SqlRepository):
         Raises SchemaError where the database cannot be copied, FileExistsError, and
         OSError where the copy cannot be written.
         """
-        self._check_there()
         with self._opening():
-            version = self._check()
-            if version is None:
-                raise SchemaError(f"The database {self._path} has nothing in it")
-            if version != NEWEST:
-                raise SchemaError(
-                    f"The database {self._path} is of an older version of chatcore: back it up"
-                    " with that one, or start this one's server on it once"
-                )
+            self._check_newest("back it up with that one, or ")
             with self._visiting() as source:
                 backup = write(source, str(self._path), Path(file), progress)
         # Where the server stopped meanwhile, it left the -wal file to whoever is last, and
@@ -237,6 +239,17 @@ class SqliteRepository(SqlRepository):
                 renewed = connection.execute(NEW_EPOCHS)
                 connection.commit()
         return renewed
+
+    def _check_newest(self, instead: str = "") -> None:
+        self._check_there()
+        version = self._check()
+        if version is None:
+            raise SchemaError(f"The database {self._path} has nothing in it")
+        if version != NEWEST:
+            raise SchemaError(
+                f"The database {self._path} is of an older version of chatcore:"
+                f" {instead}start this one's server on it once"
+            )
 
     def _check_there(self) -> None:
         if not self._path.exists():

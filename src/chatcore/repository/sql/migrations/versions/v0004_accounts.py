@@ -8,8 +8,8 @@ from alembic import op
 revision = "0004"
 down_revision = "0003"
 
-_DISABLED = "disabled:"
-"""In front of a password's hash: the steps before this one know no other way to keep one out."""
+# Where a password's hash is: the steps before this one know no other way to keep one out.
+_DISABLED, _DELETED = "disabled:", "deleted:"
 
 
 def upgrade() -> None:
@@ -24,13 +24,22 @@ def upgrade() -> None:
         f" password_hash = nullif(substr(password_hash, {len(_DISABLED) + 1}), '')"
         f" WHERE password_hash LIKE '{_DISABLED}%'"
     )
+    op.execute(
+        "UPDATE users SET status = 'deleted', password_hash = NULL,"
+        f" closing = nullif(substr(password_hash, {len(_DELETED) + 1}), '')"
+        f" WHERE password_hash LIKE '{_DELETED}%'"
+    )
 
 
 def downgrade() -> None:
-    """Leave who is disabled with a password that none is; a deleted user has none at all."""
+    """Leave who is disabled or deleted with a password that is none."""
     op.execute(
         f"UPDATE users SET password_hash = '{_DISABLED}' || coalesce(password_hash, '')"
         " WHERE status = 'disabled'"
+    )
+    op.execute(
+        f"UPDATE users SET password_hash = '{_DELETED}' || coalesce(closing, '')"
+        " WHERE status = 'deleted'"
     )
     op.drop_index("ix_users_closing", "users")
     for column in ("bot", "closing", "status"):

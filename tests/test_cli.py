@@ -618,6 +618,31 @@ class TestTerminal:
             await ada.press("C-c")
             assert await ada.status() == 0
 
+    async def test_shows_who_is_typing_until_they_have_sent_it(
+        self, server: ServerProcess, tmux: Tmux
+    ) -> None:
+        ada = await entered(tmux, server.urls["ws"], "ada")
+        async with (
+            present(server.urls["tcp"], "bob") as bob,
+            present(server.urls["ws"], "cyd") as cyd,
+        ):
+            await ada.until_shown("cyd joined")
+            await ada.type("/join tea")
+            await ada.press("C-u")
+            await ada.type("Some text")
+            assert (await bob.event("typing"))["username"] == "ada"
+            await ada.press("C-u")
+            await bob.do("typing", room="lobby")
+            await ada.until(lambda lines: lines[-1].endswith(" bob is typing"))
+            await cyd.do("typing", room="lobby")
+            await ada.until(lambda lines: lines[-1].endswith(" 2 are typing"))
+            await bob.do("send", room="lobby", content="This")
+            await ada.until(lambda lines: lines[-1].endswith(" cyd is typing"))
+            await ada.until(lambda lines: lines[-1] == "lobby>")
+            assert [each for each in bob.events if each["event"] == "typing"] == [
+                {"event": "typing", "room": "lobby", "username": "cyd"}
+            ], "once, and of no command"
+
     async def test_what_is_said_in_another_room_has_the_name_of_that_room(
         self, server: ServerProcess, tmux: Tmux
     ) -> None:

@@ -55,6 +55,8 @@ from chatcore.events import (
     RoomsReply,
     SendReply,
     SetRoleReply,
+    Typing,
+    TypingReply,
     UnbanReply,
     UnmuteReply,
     UpdateReply,
@@ -429,6 +431,7 @@ SHAPES: list[tuple[Reply | Event | Hello | Bye, str]] = [
         ' "head": 122, "complete": true, "events": [{"event": "room", "room": "lobby",'
         f' "seq": 122, "sender": "ada", "timestamp": {TIME}, "title": "Tea"}}]}}',
     ),
+    (TypingReply(), '{"reply": "typing", "id": 3}'),
     (WhoReply(["ada"], 1), '{"reply": "who", "id": 3, "online": ["ada"], "count": 1}'),
     (
         MembersReply([MemberItem("ada", "Ada", "owner")], True),
@@ -509,6 +512,7 @@ SHAPES: list[tuple[Reply | Event | Hello | Bye, str]] = [
         Presence("lobby", 1, ["ada"], []),
         '{"event": "presence", "room": "lobby", "online": ["ada"], "offline": [], "count": 1}',
     ),
+    (Typing("lobby", "ada"), '{"event": "typing", "room": "lobby", "username": "ada"}'),
     (
         Hello(1, "chatcore/0.1.0", ["ping"], 25.0, Limits()),
         '{"hello": {"v": 1, "server": "chatcore/0.1.0", "features": ["ping"], "ping": 25.0,'

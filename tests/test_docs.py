@@ -44,6 +44,7 @@ from chatcore.events import (
     Presence,
     ProfileChanged,
     RoomChanged,
+    Typing,
 )
 from chatcore.model import Limits, Rate, Room
 from chatcore.repository.memory import MemoryRepository
@@ -401,6 +402,7 @@ EVENTS: Sequence[Event] = (
     MembershipChanged(ROOMS[0], "join", "e1", 1, 1, 1, 0, "member"),
     ProfileChanged("bob", "Bob"),
     Presence("lobby", 1, ["ada"], []),
+    Typing("lobby", "bob"),
 )
 
 

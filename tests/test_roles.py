@@ -27,7 +27,12 @@ COLUMNS = (*PEOPLE, "muted", "archived")
 
 
 LIMITS = Limits(
-    messages=None, attempts=None, address_connections=None, rooms_joined=10_000, rooms_owned=10_000
+    messages=None,
+    attempts=None,
+    typing=None,
+    address_connections=None,
+    rooms_joined=10_000,
+    rooms_owned=10_000,
 )
 
 
@@ -99,6 +104,7 @@ async def attempt(chat: Participant, action: str, who: str, room: str) -> None:
         "leave": lambda: chat.leave(room),
         "send": lambda: chat.send(room, "hello"),
         "edit": lambda: chat.edit(room, own, "hello"),
+        "typing": lambda: chat.typing(room),
         "delete": lambda: chat.delete(room, own),
         "delete_any": lambda: chat.delete(room, other),
         "report": lambda: chat.report(room, other, "spam"),
@@ -154,7 +160,7 @@ async def test_everybody_may_do_what_the_table_says(door: str) -> None:
                     found[key] = await code(attempt(doors[who], action, who, room))
                     told[key] = expected(action, column, kind)
     assert found == told
-    assert len(found) == 2 * 19 * 9
+    assert len(found) == 2 * 20 * 9
 
 
 async def test_what_one_may_not_see_is_as_if_it_were_not_there() -> None:

@@ -31,6 +31,7 @@ from chatcore.commands import (
     Rooms,
     Send,
     SetRole,
+    Typing,
     Unban,
     Unmute,
     Update,
@@ -69,6 +70,7 @@ LEGAL: list[tuple[Command, type[ChatError] | None, type[ChatError] | None]] = [
     (Report("den", 1, "spam"), Unauthenticated, None),
     (Reports("den"), Unauthenticated, None),
     (History("den"), Unauthenticated, None),
+    (Typing("den"), Unauthenticated, None),
     (Who("den"), Unauthenticated, None),
     (Members("den"), Unauthenticated, None),
 ]

@@ -255,7 +255,8 @@ async def told_of_coming(client: Client, username: str) -> None:
 
 
 async def told_of_leaving(client: Client, username: str, within: float = 1.0) -> None:
-    async with asyncio.timeout(within):
+    """In time: somebody who may be back soon is still there."""
+    async with asyncio.timeout(within + Limits().offline_seconds):
         gone = await client.ears.next("user_left")
     assert gone == {"username": username, "message": f"{username} left the chat"}
 
@@ -525,7 +526,7 @@ async def test_a_retry_with_a_txn_id_is_stored_once() -> None:
 
 
 @pytest.mark.parametrize("transports", TRANSPORTS.values(), ids=TRANSPORTS)
-async def test_others_hear_within_a_second_that_somebody_left(transports: list[str]) -> None:
+async def test_others_hear_soon_that_somebody_left(transports: list[str]) -> None:
     async with serving(transports=DOORS) as server, joined(server.http, "ada") as ada:
         async with joined(server.http, "bob", transports):
             await told_of_coming(ada, "bob")
@@ -613,7 +614,7 @@ async def poll(base: str, url: str) -> asyncio.Task[str]:
     return polling
 
 
-async def test_a_poller_who_hangs_up_is_gone_within_a_second() -> None:
+async def test_a_poller_who_hangs_up_is_gone_soon() -> None:
     async with (
         serving(transports=DOORS) as server,
         joined(server.http, "ada") as ada,

@@ -15,21 +15,26 @@ from chat_cli.slash import Misused, Slash
 from chat_transports.client import Client, connect
 from chatcore.errors import ChatError
 from chatcore.events import (
+    TYPING_SECONDS,
     Connected,
     Durable,
     Event,
     Lost,
     Member,
     MembershipChanged,
+    Message,
     Notice,
     Presence,
     ProfileChanged,
     Reconnecting,
     Reset,
     Resumed,
+    Typing,
 )
 from chatcore.model import INVITED, Room
 
+TYPING_TOLD = 3.0
+"""How far apart others are told that one is typing: twice within what it holds for."""
 LEAVE_SECONDS = 3
 """How long somebody who leaves waits for what they sent, where the server is silent."""
 
@@ -121,6 +126,10 @@ class Conversation:
         """Of each room joined, in the order of joining."""
         self._heads: dict[str, int] = {}
         """The last seq of each room that was shown."""
+        self._typing: dict[tuple[str, str], asyncio.TimerHandle] = {}
+        """Who is typing in which room, until that does not hold any more."""
+        self._typed_at = -TYPING_TOLD
+        """When others were last told that this one is."""
         self._moved = asyncio.Event()
         # What follows a join must not be shown before what the join brings.
         self._order = asyncio.Lock()
@@ -141,6 +150,7 @@ class Conversation:
                 return 1
             for membership in self._chat.memberships:
                 self._hear_of(membership.room, membership.role, membership.unread)
+            self._screen.on_typing = self._tell_typing
             try:
                 await self._converse()
             finally:
@@ -389,6 +399,25 @@ class Conversation:
             if room in self._online:
                 self._online[room] = set(reply.online)
 
+    def _tell_typing(self, text: str) -> None:
+        now = asyncio.get_running_loop().time()
+        hello = self._chat.hello
+        if (
+            text.strip()
+            and (not text.startswith("/") or text.startswith("//"))
+            and self._current
+            and now >= self._typed_at + TYPING_TOLD
+            and self._chat.state == "connected"
+            and hello is not None
+            and "typing" in hello.features
+        ):
+            self._typed_at = now
+            self._start(self._type(self._current))
+
+    async def _type(self, room: str) -> None:
+        with contextlib.suppress(ChatError):  # a hint, which nobody waits for
+            await self._chat.typing(room)
+
     async def _send(self, room: str, text: str) -> None:
         """Send a message; where lines are waited for, return when it has been shown."""
         if not room:
@@ -442,6 +471,8 @@ class Conversation:
                 self._hear_of(room, role)
             case ProfileChanged(username=name, display_name=display_name) if name != me:
                 say(f"[System] {name} is shown as {display_name}")
+            case Typing(room=room, username=name):
+                self._types(room, name)
             case Presence():
                 self._presence(event, me)
             case Reconnecting(reason=reason) if self._chat.user is not None:
@@ -460,6 +491,11 @@ class Conversation:
             case Lost(room=room, error=error):
                 say(f"[System] {error}")
                 self._drop(room)
+        if isinstance(event, Member) and event.ends:
+            self._types_no_more(event.room, event.username)
+        if isinstance(event, Message):
+            self._types_no_more(event.room, event.sender)
+            self._typed_at = -TYPING_TOLD if event.sender == me else self._typed_at
         if isinstance(event, Durable):
             self._heads[event.room] = max(event.seq, self._heads.get(event.room, 0))
         self._moved.set()
@@ -492,9 +528,35 @@ class Conversation:
             self._screen.say(f"[System] {name} left{where}")
         self._online[event.room] = now
 
+    def _types(self, room: str, name: str) -> None:
+        before = self._typing.pop((room, name), None)
+        if before is not None:
+            before.cancel()
+        self._typing[room, name] = asyncio.get_running_loop().call_later(
+            TYPING_SECONDS, self._types_no_more, room, name
+        )
+        self._note_typing()
+
+    def _types_no_more(self, room: str, name: str) -> None:
+        timer = self._typing.pop((room, name), None)
+        if timer is not None:
+            timer.cancel()
+            self._note_typing()
+
+    def _note_typing(self) -> None:
+        here = [name for room, name in self._typing if room == self._current]
+        match here:
+            case []:
+                self._screen.note("")
+            case [name]:
+                self._screen.note(f"{name} is typing")
+            case _:
+                self._screen.note(f"{len(here)} are typing")
+
     def _turn_to(self, room: str) -> None:
         self._current = room
         self._screen.turn_to(self._labels.get(room, room))
+        self._note_typing()
 
     def _drop(self, room: str) -> None:
         if self._online.pop(room, None) is None:

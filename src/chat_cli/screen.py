@@ -15,9 +15,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from chat_cli.printable import hidden_characters, printable, wrapped
+
+if TYPE_CHECKING:
+    from prompt_toolkit.buffer import Buffer
 
 LINES_AHEAD = 100
 """Of a pipe, read before they are wanted."""
@@ -27,6 +30,9 @@ class Terminal:
     """An input line at the bottom; what is said stands above it and scrolls away."""
 
     patient = False
+
+    on_typing: Callable[[str], object] = staticmethod(lambda _: None)
+    """Is called with what stands in the input line, whenever it has changed."""
 
     def __init__(self) -> None:
         from prompt_toolkit import PromptSession  # a pipe never pays for it
@@ -47,7 +53,11 @@ class Terminal:
         self._questions: PromptSession[str] = PromptSession(history=DummyHistory())
         # A message that was typed is taken away: it comes back as an event.
         self._prompt = "> "
-        self._chat: PromptSession[str] = PromptSession(lambda: self._prompt, erase_when_done=True)
+        self._aside = ""
+        self._chat: PromptSession[str] = PromptSession(
+            lambda: self._prompt, rprompt=lambda: self._aside, erase_when_done=True
+        )
+        self._chat.default_buffer.on_text_changed += self._text_changed
         self._unsaid: list[str] = []
         # What is typed between two questions is for the next one, a password perhaps.
         self._restore = _without_echo()
@@ -69,6 +79,14 @@ class Terminal:
     def turn_to(self, room: str) -> None:
         """Have the input line show in which room it is."""
         self._prompt = printable(f"{room}> ")
+        self._chat.app.invalidate()
+
+    def _text_changed(self, buffer: Buffer) -> None:
+        self.on_typing(buffer.text)
+
+    def note(self, aside: str) -> None:
+        """Have this stand at the right of the input line, as long as there is room for it."""
+        self._aside = printable(aside)
         self._chat.app.invalidate()
 
     def say(self, text: str) -> None:
@@ -96,6 +114,9 @@ class Plain:
 
     `line` and `ask` raise OSError where standard input cannot be read.
     """
+
+    on_typing: Callable[[str], object] = staticmethod(lambda _: None)
+    """Is never called: a line is there at once."""
 
     patient = True
     """A line may wait until the one before it has been dealt with."""
@@ -133,6 +154,9 @@ class Plain:
         return line
 
     def turn_to(self, room: str) -> None:
+        """Do nothing: there is no input line."""
+
+    def note(self, aside: str) -> None:
         """Do nothing: there is no input line."""
 
     def say(self, text: str) -> None:

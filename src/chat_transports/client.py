@@ -78,6 +78,7 @@ _REPEATABLE = (
     | commands.Profile
     | commands.Rooms
     | commands.History
+    | commands.Typing
     | commands.Who
     | commands.Members
     | commands.Report

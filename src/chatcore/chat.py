@@ -46,6 +46,7 @@ from chatcore.events import (
     SendReply,
     Stands,
     Stored,
+    Typing,
     WhoReply,
 )
 from chatcore.feed import Feed, Listener
@@ -62,7 +63,7 @@ from chatcore.model import (
 )
 from chatcore.moderation import Moderation
 from chatcore.pages import Pages
-from chatcore.policy import OpenPolicy
+from chatcore.policy import OpenPolicy, Rates
 from chatcore.ports import Authenticator, Bus, Clock, Outcome, Policy, Repository
 from chatcore.presence import Presence
 from chatcore.readers import Readers
@@ -143,6 +144,7 @@ class Chat(Accounts, Moderation):
         self._bus = bus or LocalBus()
         self._bcrypt_cost = bcrypt_cost
         self._drafting = Drafting(self._room, self._policy, self.limits, self._now)
+        self._typing = Rates(self.limits.typing, "Nobody need be told so often")
         self._rooms: dict[str, Room] = {}
         self._observers: list[Observer] = []
         self._state = "new"
@@ -184,7 +186,7 @@ class Chat(Accounts, Moderation):
             raise
         self._passwords = auth.Passwords(self._bcrypt_cost)
         self._journal = Journal(self._repository, self._publish)
-        self._presence = Presence()
+        self._presence = Presence(self.limits.offline_seconds)
         self._pages = Pages(self._repository, self._read, self.wire, self.limits)
         self.hub = Hub(self._repository, self._read, self._presence, self.limits)
         self._bus.subscribe(self.hub.deliver)
@@ -531,6 +533,21 @@ class Chat(Accounts, Moderation):
         return ReportsReply(listed[:limit], complete=len(listed) <= limit)
 
     # People.
+
+    async def typing(self, user: User, room: str) -> None:
+        """Tell the others who listen to a room that a user is writing something there.
+
+        A hint that nobody keeps: who reads slowly does not get it, nor does a room with many
+        people online.  Raises NotFound, NotMember, Banned, Muted, Forbidden, RateLimited.
+        """
+        self._typing.take(user.username)
+        found = await self._room(room)
+        async with self.hub.feed(found.name) as feed:
+            head = feed.head
+            # Looked up, and not guessed from who is here: who was removed is told by the log.
+            await self._check("typing", user, commands.Typing(room), found)
+            self.hub.check_speaker(feed, user.username, head)
+            self.hub.hint(user.username, Typing(found.name, user.username), [found.name])
 
     async def who(self, user: User, room: str) -> WhoReply:
         """Return who is online in a room: how many, and of them up to WHO_NAMED by name."""

@@ -327,6 +327,7 @@ _TAGS: Mapping[type, tuple[str, str]] = {
     events.MembershipChanged: ("event", "membership"),
     events.ProfileChanged: ("event", "profile"),
     events.Presence: ("event", "presence"),
+    events.Typing: ("event", "typing"),
     events.Hello: ("hello", "hello"),
     events.Bye: ("bye", "bye"),
 }

@@ -282,6 +282,13 @@ class History:
 
 
 @frozen
+class Typing:
+    """Tell the others that one is writing something."""
+
+    room: str
+
+
+@frozen
 class Who:
     room: str
 
@@ -317,6 +324,7 @@ Immediate: TypeAlias = (
     | Direct
     | Join
     | History
+    | Typing
     | Who
     | Members
     | Report

@@ -102,6 +102,8 @@ class _Connection:
         """Whether answers wait for those that are given with them."""
         self._timer: asyncio.TimerHandle | None = None
         self._ended = False
+        self._lingers = True
+        """Whether its user may be back at once."""
 
     @property
     def user(self) -> User | None:
@@ -135,7 +137,7 @@ class _Connection:
             if self._timer is not None:
                 self._timer.cancel()
             if self._listener is not None:
-                self._chat.hub.forget(self._listener)
+                self._chat.hub.forget(self._listener, lingers=self._lingers)
                 self._listener = None  # it has our `end`: a circle
             self.end(Close.SHUTDOWN, "shutdown")  # only where this task was cancelled
             try:
@@ -147,7 +149,7 @@ class _Connection:
         """Answer what is unanswered, say bye and close; the first reason counts."""
         if self._ended:
             return
-        self._ended = True
+        self._ended, self._lingers = True, code < Close.BAD_TOKEN
         for slot in self._slots:
             if slot.frame is None:
                 self._fill(slot, Unavailable("The connection ends; try again", retry_after=1.0))
@@ -314,6 +316,9 @@ class _Connection:
                 return await chat.reports(actor(), room, after=after, limit=limit)
             case commands.Who(room):
                 return await chat.who(actor(), room)
+            case commands.Typing(room):
+                await chat.typing(actor(), room)
+                return events.TypingReply()
             case commands.Members(room, after, limit):
                 return await chat.members(actor(), room, after=after, limit=limit)
             case _:

@@ -216,7 +216,19 @@ class Presence:
     offline: Sequence[str] | None = None
 
 
-Event: TypeAlias = Durable | MembershipChanged | ProfileChanged | Presence
+TYPING_SECONDS = 6.0
+"""How long somebody is taken to be typing, unless they send a message or it is told again."""
+
+
+@frozen
+class Typing:
+    """Somebody is writing something in a room; for TYPING_SECONDS, or until their message."""
+
+    room: str
+    username: str
+
+
+Event: TypeAlias = Durable | MembershipChanged | ProfileChanged | Presence | Typing
 
 
 @frozen
@@ -440,6 +452,11 @@ class HistoryReply:
 
 
 @frozen
+class TypingReply:
+    pass
+
+
+@frozen
 class WhoReply:
     online: Sequence[str]
     count: int
@@ -494,6 +511,7 @@ Reply: TypeAlias = (
     | ReportReply
     | ReportsReply
     | HistoryReply
+    | TypingReply
     | WhoReply
     | MembersReply
     | PingReply

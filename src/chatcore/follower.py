@@ -32,6 +32,7 @@ from chatcore.events import (
     Reset,
     Resumed,
     Told,
+    Typing,
 )
 from chatcore.model import INVITED
 
@@ -125,6 +126,8 @@ class Follower:
                     self._waiting.append(told)
                 else:
                     self._profiles[told.username] = told
+            case Typing() if room_left:
+                self._waiting.append(told)
             case Presence():
                 if room_left and told.room not in self._presences:
                     self._waiting.append(told)

@@ -29,7 +29,7 @@ from typing import Protocol
 
 from chatcore import events
 from chatcore.errors import ChatError, NotMember
-from chatcore.events import Close, Durable, Member, MembershipChanged, ProfileChanged
+from chatcore.events import Close, Durable, Member, MembershipChanged, ProfileChanged, Typing
 from chatcore.feed import OPENING, Feed, Listener, OffLoop, Subscription
 from chatcore.folding import without
 from chatcore.model import Limits
@@ -54,13 +54,17 @@ class Attendance(Protocol):
 
     def enter(self, room: str, username: str) -> None: ...
 
-    def leave(self, room: str, username: str) -> None: ...
+    def leave(self, room: str, username: str, *, lingers: bool = False) -> None: ...
+
+    def dismiss(self, room: str, username: str) -> None: ...
 
     def is_crowd(self, room: str) -> bool: ...
 
     def state(self, room: str) -> events.Presence: ...
 
     def changes(self) -> Iterable[events.Presence]: ...
+
+    def due(self) -> float | None: ...
 
 
 class Hub:
@@ -113,12 +117,12 @@ class Hub:
         for subscription in listener.subscriptions.values():
             subscription.feed.place(subscription)
 
-    def forget(self, listener: Listener) -> None:
-        """Let a connection go, from every room."""
+    def forget(self, listener: Listener, *, lingers: bool = False) -> None:
+        """Let a connection go, from every room; its user may be back at once on another."""
         if is_straight(listener.link):
             listener.link.watch(None)
         for subscription in list(listener.subscriptions.values()):
-            self._unsubscribe(subscription)
+            self._unsubscribe(subscription, lingers=lingers)
         if listener.task is not None:
             listener.task.cancel()
         mine = self._listeners[listener.username]
@@ -146,7 +150,7 @@ class Hub:
             else:
                 listener.link.write(listener.link.wire.encode(event))
 
-    def hint(self, username: str, event: ProfileChanged, rooms: Iterable[str]) -> None:
+    def hint(self, username: str, event: ProfileChanged | Typing, rooms: Iterable[str]) -> None:
         """Give an ephemeral event of a user's to the others who listen to these rooms, once each.
 
         Who reads slowly does not get it, nor does a room with many people online.
@@ -219,8 +223,7 @@ class Hub:
         NotMember where that has ended since.  Hold the feed.  Nothing is written
         before the caller next awaits.
         """
-        if feed.ended.get(listener.username, 0) > member_at:
-            raise NotMember("You must join the chat first")
+        self.check_member(feed, listener.username, member_at)
         subscription = listener.subscriptions.get(feed.room)
         if subscription is None:
             subscription = Subscription(listener, feed)
@@ -234,11 +237,27 @@ class Hub:
         else:
             self._fall_behind(subscription, cursor)
 
-    def _unsubscribe(self, subscription: Subscription) -> None:
+    def check_member(self, feed: Feed, username: str, member_at: int) -> None:
+        """Raise NotMember where a membership has ended since it was read.  Hold the feed."""
+        if feed.ended.get(username, 0) > member_at:
+            raise NotMember("You must join the chat first")
+
+    def check_speaker(self, feed: Feed, username: str, member_at: int) -> None:
+        """Raise NotMember likewise, and where that has been stored and waits to be told."""
+        self.check_member(feed, username, member_at)
+        changes = [
+            event
+            for event in feed.waiting or ()
+            if isinstance(event, Member) and event.username == username
+        ]
+        if changes and max(changes, key=lambda event: event.seq).ends:
+            raise NotMember("You must join the chat first")
+
+    def _unsubscribe(self, subscription: Subscription, *, lingers: bool = False) -> None:
         feed, listener = subscription.feed, subscription.listener
         feed.remove(subscription)
         del listener.subscriptions[feed.room]
-        self._attendance.leave(feed.room, listener.username)
+        self._attendance.leave(feed.room, listener.username, lingers=lingers)
         self._tell_presence_soon()
         self._close_idle(feed)
 
@@ -428,6 +447,8 @@ class Hub:
         """Give a former member what goes up to the event that ended it, and then nothing."""
         if feed.holds:
             feed.ended[event.username] = event.seq
+        self._attendance.dismiss(feed.room, event.username)
+        self._tell_presence_soon()
         for listener in self._listeners.get(event.username, ()):
             subscription = listener.subscriptions.get(feed.room)
             if subscription is None:
@@ -497,7 +518,7 @@ class Hub:
                 page = [event for event in page if event.seq <= behind.end]
         if not page or page[0].seq != cursor + 1:
             behind.listener.end(Close.LOST_POSITION, "the log no longer has your position")
-            self._unsubscribe(behind)
+            self._unsubscribe(behind, lingers=True)
             return
         while page and not self._slow(link):
             run, joined = _next_run(page, [link.wire])
@@ -522,9 +543,16 @@ class Hub:
     # Ephemeral events.
 
     def _tell_presence_soon(self) -> None:
-        if self._telling is None:
-            loop = asyncio.get_running_loop()
-            self._telling = loop.call_later(PRESENCE_SECONDS, self._tell_presence)
+        self._tell_presence_in(PRESENCE_SECONDS)
+
+    def _tell_presence_in(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        at = loop.time() + seconds
+        if self._telling is not None:
+            if self._telling.when() <= at:
+                return
+            self._telling.cancel()
+        self._telling = loop.call_at(at, self._tell_presence)
 
     def _tell_presence(self) -> None:
         self._telling = None
@@ -538,6 +566,9 @@ class Hub:
                     feed.unsaid[:] = [self._attendance.state(feed.room)]
             else:
                 self._run(feed, self._tell_all(feed, event), [])
+        due = self._attendance.due()
+        if due is not None:
+            self._tell_presence_in(max(PRESENCE_SECONDS, due))
 
     def _tell_all(self, feed: Feed, event: events.Presence) -> Iterator[None]:
         return self._write(feed, {wire: wire.encode(event) for wire in feed.audiences}, None)

@@ -220,6 +220,8 @@ class Limits:
     """For one user, on all connections; None for no limit."""
     attempts: Rate | None = Rate(0.2, 20)
     """Registrations and logins by password, for one peer address."""
+    typing: Rate | None = Rate(1, 5)
+    """Of one user, in all rooms."""
     user_connections: int | None = 50
     address_connections: int | None = 200
     rooms_joined: int = 100
@@ -228,6 +230,8 @@ class Limits:
     """How long a connection may stay without a login."""
     buffer_bytes: int = 262_144
     """What may wait for one connection before it is lagging; sockets are asked from 64 KiB on."""
+    offline_seconds: float = 5.0
+    """How long somebody is still online after their last connection was lost."""
     ping: float = 25.0
     """Seconds between a door's signs of life."""
 
@@ -237,6 +241,7 @@ class Limits:
         return cls(
             messages=None,
             attempts=None,
+            typing=None,
             user_connections=None,
             address_connections=None,
             login_seconds=None,

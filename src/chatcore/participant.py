@@ -37,6 +37,7 @@ from chatcore.events import (
     SendReply,
     SetRoleReply,
     Told,
+    TypingReply,
     UnbanReply,
     UnmuteReply,
     UpdateReply,
@@ -256,6 +257,13 @@ class Participant(ABC):
     ) -> ReportsReply:
         """List what a room's moderators were told of, by number."""
         return await self._ask(commands.Reports(room, after, limit), ReportsReply)
+
+    async def typing(self, room: str) -> None:
+        """Tell the others that one is writing something; every three seconds will do.
+
+        Raises NotFound, NotMember, RateLimited.
+        """
+        await self._ask(commands.Typing(room), TypingReply)
 
     async def who(self, room: str) -> WhoReply:
         """Return who is online in a room."""

@@ -43,6 +43,7 @@ MAY = _table("""
     leave       yes       yes        yes        yes        yes         not_member  banned  not_found
     send        yes       yes        yes        forbidden  not_member  not_member  banned  not_found
     edit        yes       yes        yes        forbidden  not_member  not_member  banned  not_found
+    typing      yes       yes        yes        forbidden  not_member  not_member  banned  not_found
     delete      yes       yes        yes        yes        not_member  not_member  banned  not_found
     delete_any  yes       yes        forbidden  forbidden  not_member  not_member  banned  not_found
     report      yes       yes        yes        yes        not_member  not_member  banned  not_found
@@ -64,7 +65,7 @@ a room's title, topic and slow mode, `archive` of whether it is archived; `audit
 read of the log what is no message.
 """
 
-WRITING = ("send", "edit")
+WRITING = ("send", "edit", "typing")
 """What nobody may do who is muted, and nobody in a room that is archived."""
 
 ROLES = ("reader", "member", "moderator", "owner")

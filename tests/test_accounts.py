@@ -489,6 +489,11 @@ async def test_nothing_of_a_forgotten_person_is_in_the_files(
             with contextlib.suppress(ChatError):
                 await chat.send(ada, "lobby", "<ada big>" * (size // 9))
         await chat.send(ada, "lobby", "<ada big>" * 400)
+        said = await chat.send(ada, "lobby", "<ada is reported>")
+        await chat.report(bob, "lobby", said.seq, "<bob's report>")
+        his = await chat.send(bob, "lobby", "<bob stays>")
+        await chat.report(ada, "lobby", his.seq, "<ada's report>")
+        await chat.ban(bob, "den", "ada", reason="<ada's ban>")
         token = digest((await chat.issue_token(ada)).secret)
 
         def found(*marks: bytes) -> list[bytes]:
@@ -496,7 +501,8 @@ async def test_nothing_of_a_forgotten_person_is_in_the_files(
             return [mark for mark in marks if mark in files]
 
         (hash_,) = rows(path, "SELECT password_hash FROM users WHERE username = 'ada'")[0]
-        marks = (b"<ada ", b"<ada's reason>", b"<Lovelace>", str(hash_).encode(), token)
+        marks = [b"<ada ", b"<ada's reason>", b"<Lovelace>", str(hash_).encode(), token]
+        marks += [b"<bob's report>", b"<ada's report>", b"<ada's ban>"]
         assert found(*marks) == [*marks]
         assert rows(path, "SELECT count(*) FROM txns") == [(14,)]
         await chat.forget(ada)
@@ -504,6 +510,7 @@ async def test_nothing_of_a_forgotten_person_is_in_the_files(
             assert plain.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() == (0, 0, 0)
         assert found(*marks, b"<bob stays>") == [b"<bob stays>"]
         assert rows(path, "SELECT count(*) FROM txns") == [(0,)]
+        assert rows(path, "SELECT count(*) FROM restraints") == [(0,)]
 
 
 def rows(path: Path, query: str) -> list[tuple[object, ...]]:
@@ -512,14 +519,17 @@ def rows(path: Path, query: str) -> list[tuple[object, ...]]:
 
 
 @pytest.mark.parametrize("kept_by", ["the next start", "another call"])
-@pytest.mark.parametrize("steps", range(9))
+@pytest.mark.parametrize("steps", range(11))
 async def test_a_deletion_that_was_interrupted_goes_on(
     kept_by: str, steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After any number of commits: the last of all is what notes that it is done."""
     monkeypatch.setattr(dossier, "BATCH", 3)
     path, space = tmp_path / "chat.db", asyncio.Event()
-    writes = ("append", "redact", "forget_txns", "account_closed")
+    writes = (
+        *("append", "lift_restraints", "redact", "redact_reports", "forget_txns"),
+        "account_closed",
+    )
     script = failing(
         writes, Refusal(StorageFull("full")), skip=steps, when=lambda _: space.is_set()
     )

@@ -12,7 +12,7 @@ import pytest
 from chatcore import Chat, Credentials, MemoryRepository, Rate, User
 from chatcore import connect as take_part
 from chatcore.commands import Command
-from chatcore.errors import Forbidden, NotFound, NotMember, RateLimited
+from chatcore.errors import Banned, Forbidden, NotFound, NotMember, RateLimited
 from chatcore.events import Typing
 from chatcore.model import Limits, Room
 from chatcore.testing import MemoryLink, Transcript, connect, eventually
@@ -143,6 +143,22 @@ async def test_only_a_member_is_typing() -> None:
             with pytest.raises(NotFound):
                 await chat.typing(bob, room)
         await chat.typing(ada, "den")
+
+
+@pytest.mark.parametrize("action", ["kick", "ban"])
+async def test_who_is_removed_is_gone_and_types_no_more(action: str) -> None:
+    limits = Limits(typing=None, offline_seconds=600)
+    async with chatting(limits, "ada", "bob") as (chat, (ada, bob)):
+        await chat.create(ada, "den")
+        async with take_part(chat, ada) as hers:
+            await hers.join("den")
+            async with take_part(chat, bob) as his:
+                await his.join("den")
+            assert [*(await hers.who("den")).online] == ["ada", "bob"], "who may be back"
+            await (hers.kick if action == "kick" else hers.ban)("den", "bob")
+            assert [*(await hers.who("den")).online] == ["ada"]
+            with pytest.raises(NotMember if action == "kick" else Banned):
+                await chat.typing(bob, "den")
 
 
 async def test_it_is_told_no_more_once_a_leave_was_answered() -> None:

@@ -353,8 +353,9 @@ class Accounts(ABC):
     async def forget(self, user: User) -> None:
         """Delete an account and erase its messages, and all else that there is of the person.
 
-        That is the display name, what was given as reasons, and the marks of what was sent
-        with a txn_id.  What stays is the username, at the places where something was.
+        That is the display name, what was given as reasons, by them and for what was done to
+        them, what reports by or about them say, and the marks of what was sent with a txn_id.
+        What stays is the username, at the places where something was.
         Otherwise as `delete_account`.
         """
         await self._close_account(user, "forget")
@@ -417,9 +418,9 @@ class Accounts(ABC):
     async def export(self, user: User) -> AsyncIterator[bytes]:
         """Yield all that there is of a user, as lines of JSON, in pieces of many lines.
 
-        First the account, the memberships and the logins, each with a key `export`, and
-        then every event that they sent, as the protocol has it: messages, edits, deletions,
-        joining and leaving.  Nothing of it is held in memory.  Raises NotFound.
+        First the account, the memberships, the logins and the reports by or about them, each
+        with a key `export`, and then every event, as the protocol has it, that they sent or
+        that is about their memberships.  Nothing of it is held in memory.  Raises NotFound.
         """
         pieces = dossier.exported(self._repository, user.username, self.wire)
         while (piece := await self._read(next, pieces, None)) is not None:

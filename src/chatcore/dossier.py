@@ -9,7 +9,7 @@ from typing import TypeAlias
 import orjson
 
 from chatcore.errors import ChatError, NotFound, NotMember
-from chatcore.events import Delete, Message
+from chatcore.events import Delete, Member, Message
 from chatcore.model import Account, Draft, Room, rfc3339
 from chatcore.ports import Clock, Outcome, Repository, Wire
 
@@ -23,8 +23,10 @@ Step: TypeAlias = Sequence[Draft] | Callable[[], object]
 def exported(repository: Repository, username: str, wire: Wire) -> Iterator[bytes]:
     """Yield what there is of a user as lines of JSON, in pieces of many lines.
 
-    The account, each membership, when each token expires, and then every event that the
-    user sent, as the wire has it, in the order in which they were stored.  Raises NotFound.
+    The account, each membership, when each token expires, each report that the user made or
+    that was made of a message of theirs, and then every event that the user sent or that is
+    about their membership, as the wire has it, in the order in which they were stored.
+    Raises NotFound.
     """
     account = repository.user(username)
     if account is None:
@@ -46,6 +48,17 @@ def exported(repository: Repository, username: str, wire: Wire) -> Iterator[byte
     ]
     lines += [
         {"export": "token", "expires": rfc3339(expires)} for expires in repository.tokens(username)
+    ]
+    lines += [
+        {
+            "export": "report",
+            "room": room,
+            "seq": report.seq,
+            "username": report.username,
+            "reason": report.reason,
+            "timestamp": rfc3339(report.timestamp),
+        }
+        for room, report in repository.reports_of(username)
     ]
     yield b"".join(orjson.dumps(line) + b"\n" for line in lines)
     after: int | None = 0
@@ -76,6 +89,7 @@ def departure(repository: Repository, account: Account, clock: Clock) -> Iterato
     left = [done("member", each.room.name, leaving) for each in repository.memberships(username)]
     if left:
         yield left
+    yield partial(repository.lift_restraints, username)
     if account.closing not in ("erase", "forget"):
         return
     after: int | None = 0
@@ -84,10 +98,14 @@ def departure(repository: Repository, account: Account, clock: Clock) -> Iterato
         messages = [each for each in events if isinstance(each, Message) and not each.erased]
         if messages:
             yield [done("delete", each.room, {"target": each.seq}) for each in messages]
-        reasons = [each for each in events if isinstance(each, Delete) and each.reason is not None]
+        reasons = [
+            each for each in events if isinstance(each, Delete | Member) and each.reason is not None
+        ]
         if reasons and account.closing == "forget":
             yield partial(repository.redact, reasons)
     more = account.closing == "forget"
+    if more:  # when nothing of theirs can be reported any more
+        yield partial(repository.redact_reports, username)
 
     def forget_some() -> None:
         nonlocal more

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from attrs import evolve
 
-from chatcore.events import Delete, Durable, Edit, Message
+from chatcore.events import Delete, Durable, Edit, Member, Message
 
 E = TypeVar("E", bound=Durable)
 
@@ -52,7 +52,7 @@ def erased(event: E) -> E:
 
 def redacted(event: E) -> E:
     """Return an event without the reason that somebody gave for it."""
-    return evolve(event, reason=None) if isinstance(event, Delete) else event
+    return evolve(event, reason=None) if isinstance(event, Delete | Member) else event
 
 
 def deleted(events: Iterable[Durable]) -> set[int]:

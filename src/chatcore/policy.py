@@ -148,6 +148,11 @@ def outranks(role: str, other: str | None) -> bool:
     return role == "owner" or _RANK[role] > _RANK.get(other or "", -1)
 
 
+def raises(role: str | None, given: str) -> bool:
+    """Say whether a role that somebody is given is above the one that they have."""
+    return _RANK[given] > _RANK.get(role or "", -1)
+
+
 def check_upon(action: str, role: str, other: str | None, given: str | None, *, own: bool) -> None:
     """Raise Forbidden where somebody may not act upon another, or `own` upon themselves.
 

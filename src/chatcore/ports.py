@@ -235,14 +235,24 @@ class Repository(Protocol):
         """Note that nothing is left to be done, where no more than this was asked for."""
 
     def said(self, username: str, after: int, limit: int) -> tuple[Sequence[Durable], int | None]:
-        """Look through a part of all logs, and return at most `limit` events that a user sent.
+        """Look through a part of all logs, and return at most `limit` events of a user.
 
-        In the order in which they were stored.  `after` is 0 to begin with, and from then on
-        what was returned last, until that is None.  How much is looked at is bounded.
+        Those that they sent, and the `member` events about them, in the order in which they
+        were stored.  `after` is 0 to begin with, and from then on what was returned last,
+        until that is None.  How much is looked at is bounded.
         """
 
     def redact(self, events: Sequence[Durable]) -> None:
         """Take the `reason` out of these events, which are deletions and the like."""
+
+    def reports_of(self, username: str) -> Sequence[tuple[str, ReportItem]]:
+        """Return what a user reported, and what was reported of their messages, by its room."""
+
+    def redact_reports(self, username: str) -> None:
+        """Take the reason out of the reports that `reports_of` returns; their numbers stay."""
+
+    def lift_restraints(self, username: str) -> None:
+        """Forget what holds a user back, in all rooms: bans, mutes and the like."""
 
     def forget_txns(self, username: str, limit: int) -> bool:
         """Forget at most `limit` of a deleted user's txn_ids; say whether there may be more."""

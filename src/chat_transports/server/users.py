@@ -15,7 +15,7 @@ from chatcore import SqliteRepository, auth, dossier, model, names
 from chatcore.accounts import newcomer
 from chatcore.codec import JsonLines
 from chatcore.errors import ChatError, Conflict, NotFound, OutcomeUnknown, SchemaError
-from chatcore.model import LOBBY, Account, Closing, Draft, Limits
+from chatcore.model import INVITED, LOBBY, Account, Closing, Draft, Limits
 
 PAGE = 1_000
 
@@ -85,7 +85,8 @@ def passwd(context: click.Context, name: str, password_stdin: bool, database: st
 def role(context: click.Context, name: str, role: str, room: str, database: str | None) -> None:
     """Say what a user is in a room, and make them a member where they are none.
 
-    This is how the lobby gets its first owner.
+    This is how the lobby gets its first owner, and a room another one whose last owner was
+    deleted.  Who was banned there is not any more.
     """
     with _opened(context, database) as repository:
         username = _there(repository, name).user.username
@@ -102,7 +103,7 @@ def role(context: click.Context, name: str, role: str, room: str, database: str 
             kind="member",
             body={
                 "username": username,
-                "action": "role" if standing is not None else "join",
+                "action": "join" if standing is None or standing.role == INVITED else "role",
                 "role": role,
             },
             timestamp=model.utcnow(),

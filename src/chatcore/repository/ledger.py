@@ -271,12 +271,17 @@ class Ledger:
         standing = self.standings.get((draft.room.name, username))
         if username not in self.users:
             raise NotFound("There is no such user")
+        self._check_active(draft, username)
         if standing is not None and standing.role != INVITED:
             raise Conflict("Already a member of this room")
         if draft.limits is not None:
             self._check_rooms(draft, username, draft.limits)
             if username != draft.sender and (draft.room.name not in self.roles[draft.sender]):
                 self._check_rooms(draft, draft.sender, draft.limits)
+
+    def _check_active(self, draft: Draft, username: str) -> None:
+        if username in self.barred and not draft.as_host:
+            raise Forbidden(f"The account of {username} is disabled, or was deleted")
 
     def _check_rooms(self, draft: Draft, username: str, limits: Limits) -> None:
         """Raise Forbidden for one room too many: all of a user's fit into one frame."""
@@ -312,6 +317,8 @@ class Ledger:
             policy.check_upon(action, standing.role, role, str(given) if given else None, own=own)
         banned = restraint.banned is not None and restraint.banned > draft.timestamp
         muted = restraint.muted is not None and restraint.muted > draft.timestamp
+        if action == "invite" or (given is not None and policy.raises(role, str(given))):
+            self._check_active(draft, username)
         match action:
             case "invite" if other is not None:
                 is_ = "is invited" if role == INVITED else "is in this room"

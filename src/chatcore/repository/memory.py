@@ -16,6 +16,7 @@ from chatcore.events import (
     Duplicate,
     Durable,
     Edit,
+    Member,
     MemberItem,
     Message,
     ReportItem,
@@ -80,6 +81,14 @@ class _Log:
     def erase(self, message: int) -> None:
         for seq in (message, *self.edits.get(message, ())):
             self.events[seq - 1] = erased(self.events[seq - 1])
+
+    def reports_of(self, username: str) -> list[tuple[int, str]]:
+        """Return the keys of what somebody reported, and what was reported of their messages."""
+        return [
+            (seq, whose)
+            for seq, whose in self.reports
+            if username in (whose, self.events[seq - 1].sender)
+        ]
 
     def newest_edit(self, message: int, upto: int) -> Edit | None:
         seqs = self.edits.get(message, [])
@@ -320,7 +329,10 @@ class MemoryRepository:
         with self._lock:
             log = self._logs[room]
             target = log.target(seq)
-            if target is None or target.deletion is not None or username not in self._users:
+            account = self._users.get(username)
+            if target is None or target.deletion is not None or account is None:
+                return False
+            if account.status != "active":
                 return False
             number = len(log.reports) + 1
             log.reports.setdefault((seq, username), ReportItem(number, seq, username, reason, now))
@@ -455,7 +467,8 @@ class MemoryRepository:
             for place in range(after, len(self._stored)):
                 room, seq = self._stored[place]
                 event = self._logs[room].events[seq - 1]
-                if event.sender == username:
+                about = event.username if isinstance(event, Member) else None
+                if username in (event.sender, about):
                     found.append(event)
                 if len(found) == limit:
                     return found, place + 1
@@ -466,6 +479,25 @@ class MemoryRepository:
             for event in events:
                 log = self._logs[event.room].events
                 log[event.seq - 1] = redacted(log[event.seq - 1])
+
+    def reports_of(self, username: str) -> Sequence[tuple[str, ReportItem]]:
+        with self._lock:
+            return [
+                (room, log.reports[key])
+                for room, log in sorted(self._logs.items())
+                for key in log.reports_of(username)
+            ]
+
+    def redact_reports(self, username: str) -> None:
+        with self._lock:
+            for log in self._logs.values():
+                for key in log.reports_of(username):
+                    log.reports[key] = evolve(log.reports[key], reason="")
+
+    def lift_restraints(self, username: str) -> None:
+        with self._lock:
+            for log in self._logs.values():
+                log.restraints.pop(username, None)
 
     def forget_txns(self, username: str, limit: int) -> bool:
         with self._lock:

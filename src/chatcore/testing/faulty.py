@@ -29,7 +29,8 @@ T = TypeVar("T")
 
 WRITES = frozenset(
     "append add_room report add_user set_password set_profile disable enable add_token"
-    " remove_token remove_tokens close_account account_closed redact forget_txns".split()
+    " remove_token remove_tokens close_account account_closed redact redact_reports"
+    " lift_restraints forget_txns".split()
 )
 """The methods that a full disk refuses."""
 
@@ -286,6 +287,15 @@ class FaultyRepository:
 
     def redact(self, events: Sequence[Durable]) -> None:
         self._do(self.inside.redact, events)
+
+    def reports_of(self, username: str) -> Sequence[tuple[str, ReportItem]]:
+        return self._do(self.inside.reports_of, username)
+
+    def redact_reports(self, username: str) -> None:
+        self._do(self.inside.redact_reports, username)
+
+    def lift_restraints(self, username: str) -> None:
+        self._do(self.inside.lift_restraints, username)
 
     def forget_txns(self, username: str, limit: int) -> bool:
         return self._do(self.inside.forget_txns, username, limit)

@@ -13,6 +13,7 @@ from chatcore.errors import (
     Conflict,
     Forbidden,
     Muted,
+    NotFound,
     NotMember,
     RateLimited,
     TxnConflict,
@@ -545,6 +546,106 @@ def _reports(repository: Repository) -> None:
     assert repository.reports("secret", 0, 9) == [ReportItem(1, 2, "cyd", "elsewhere", NOW)]
 
 
+def _who_is_disabled(repository: Repository) -> None:
+    """They are given nothing more; what takes something from them works as ever."""
+    repository.append(
+        [
+            member("ada", "join", role="owner"),
+            member("bob", "join"),
+            member("ada", "join", SECRET, creates=True, role="owner"),
+            upon("ada", "role", "bob", role="moderator"),
+        ]
+    )
+    pair = Room(PAIR, "direct", epoch="p")
+    assert repository.disable("bob")
+    assert _codes(
+        repository.append(
+            [
+                upon("ada", "invite", "bob", SECRET),
+                upon("ada", "join", "bob", pair, role="member", creates=True),
+                upon("ada", "role", "bob", role="owner"),
+                upon("ada", "role", "bob", role="member"),
+                upon("ada", "mute", "bob"),
+                upon("ada", "kick", "bob"),
+                upon("ada", "ban", "bob"),
+            ]
+        )
+    ) == [*["forbidden"] * 3, *["yes"] * 4]
+    assert repository.room(PAIR) is None
+    assert repository.report("lobby", 2, "bob", "spam", NOW) is False
+
+
+def _what_a_host_does(repository: Repository) -> None:
+    """In the name of anybody, whatever they are there."""
+    repository.append(
+        [
+            member("ada", "join", SECRET, creates=True, role="owner"),
+            *(upon("ada", "invite", name, SECRET) for name in ("bob", "cyd")),
+            upon("ada", "ban", "cyd", SECRET),
+            say("ada", "five", SECRET),
+        ]
+    )
+    leave = member("bob", "leave", SECRET, as_host=True)
+    assert types_of(repository.append([leave, leave])) == [Stored, NotMember], "an invitation too"
+    assert types_of(
+        repository.append(
+            [
+                upon("ada", "role", "ada", SECRET, role="reader", as_host=True),
+                upon("bob", "role", "bob", SECRET, role="owner", as_host=True),
+                delete("ada", 5, SECRET, as_host=True),
+                upon("cyd", "join", "cyd", SECRET, role="owner", as_host=True),
+                upon("cyd", "role", "cyd", SECRET, role="owner", as_host=True),
+                member("cyd", "leave", SECRET, as_host=True),
+                upon("ada", "role", "ada", SECRET, role="owner", as_host=True),
+                upon("ada", "invite", "cyd", SECRET),
+            ]
+        )
+    ) == [Stored, NotFound, Stored, Stored, Conflict, Stored, Stored, Stored], (
+        "who was banned is not any more, and a room may be without an owner"
+    )
+
+
+def _what_goes_with_a_person(repository: Repository) -> None:
+    repository.append(
+        [
+            member("ada", "join", role="owner"),
+            *(member(name, "join") for name in ("bob", "cyd")),
+            say("bob", "four"),
+            say("cyd", "five"),
+            upon("ada", "mute", "bob", reason="rude"),
+            upon("ada", "mute", "cyd", reason="loud"),
+            upon("ada", "ban", "bob", reason="still rude"),
+        ]
+    )
+    about = [event for event in repository.said("bob", 0, 9)[0] if isinstance(event, Member)]
+    assert [(event.sender, event.action, event.reason) for event in about] == [
+        ("bob", "join", None),
+        ("ada", "mute", "rude"),
+        ("ada", "ban", "still rude"),
+    ]
+    repository.redact(about)
+    log = [event for event in repository.read("lobby", 0, 99, 99) if isinstance(event, Member)]
+    assert [event.reason for event in log if event.username == "bob"] == [None] * 3
+    assert [event.reason for event in log if event.username == "cyd"] == [None, "loud"]
+
+    assert repository.report("lobby", 4, "cyd", "by cyd of bob", NOW)
+    assert repository.report("lobby", 5, "bob", "by bob of cyd", NOW)
+    assert repository.report("lobby", 5, "ada", "by ada of cyd", NOW)
+    of_bob = [
+        ("lobby", ReportItem(1, 4, "cyd", "by cyd of bob", NOW)),
+        ("lobby", ReportItem(2, 5, "bob", "by bob of cyd", NOW)),
+    ]
+    assert repository.reports_of("bob") == of_bob
+    assert repository.reports_of("nobody") == []
+    repository.redact_reports("bob")
+    assert [each.reason for each in repository.reports("lobby", 0, 9)] == ["", "", "by ada of cyd"]
+
+    assert repository.place("lobby", "bob") == (None, Restraint(banned=FOREVER, muted=FOREVER))
+    repository.lift_restraints("bob")
+    assert repository.place("lobby", "bob")[1] in (None, Restraint())
+    assert repository.place("lobby", "cyd") == ("member", Restraint(muted=FOREVER))
+
+
 MODERATION: Sequence[Callable[[Repository], None]] = (
     _the_table,
     _ranks,
@@ -556,4 +657,7 @@ MODERATION: Sequence[Callable[[Repository], None]] = (
     _slow_mode,
     _audit,
     _reports,
+    _who_is_disabled,
+    _what_a_host_does,
+    _what_goes_with_a_person,
 )

@@ -49,6 +49,9 @@ class Dialect(Protocol):
     def hex(self, column: sa.ColumnElement[bytes]) -> sa.ColumnElement[str]:
         """Bytes as the text that `bytes.fromhex` reads: JSON has none."""
 
+    def text(self, body: sa.ColumnElement[str], field: str) -> sa.ColumnElement[str]:
+        """A field of a JSON object, a text."""
+
     def without(self, body: sa.ColumnElement[str], field: str) -> sa.ColumnElement[str]:
         """A JSON object without one of its fields."""
 

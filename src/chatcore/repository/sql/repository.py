@@ -509,13 +509,27 @@ class SqlRepository:
         else:
             next_ = after + WINDOW if after + WINDOW < newest else None
         events_ = [
-            DURABLE[kind](room, seq, username, moment(timestamp), **body)
-            for _, room, seq, kind, timestamp, body in found
+            DURABLE[kind](room, seq, sender, moment(timestamp), **body)
+            for _, room, seq, sender, kind, timestamp, body in found
         ]
         return events_, next_
 
     def redact(self, events: Sequence[Durable]) -> None:
         self._write(self._sql.redact, _given([event.room, event.seq] for event in events))
+
+    def reports_of(self, username: str) -> Sequence[tuple[str, ReportItem]]:
+        with self._dialect.reading() as connection:
+            found = connection.taken(self._sql.reports_of, {"username": username})
+        return [
+            (room, ReportItem(number, seq, whose, reason, moment(at)))
+            for room, number, seq, whose, reason, at in sorted(found)
+        ]
+
+    def redact_reports(self, username: str) -> None:
+        self._write(self._sql.redact_reports, {"username": username})
+
+    def lift_restraints(self, username: str) -> None:
+        self._write(self._sql.lift_restraints, {"username": username})
 
     def forget_txns(self, username: str, limit: int) -> bool:
         some = {"username": username, "limit": limit}
@@ -905,7 +919,7 @@ class _Statements:
                 row.c.timestamp,
             )
             .join_from(row, rooms, rooms.c.name == row.c.room)
-            .join(users, users.c.username == row.c.username),
+            .join(users, sa.and_(users.c.username == row.c.username, users.c.status == "active")),
         )
         self.reports = taken(
             sa.select(
@@ -983,15 +997,23 @@ class _Statements:
                 events.c.id,
                 rooms.c.name,
                 events.c.seq,
+                users.c.username,
                 events.c.kind,
                 events.c.timestamp,
                 sa.type_coerce(events.c.body, sa.JSON).label("body"),
             )
             .join_from(events, rooms, rooms.c.id == events.c.room_id)
+            .join(users, users.c.id == events.c.sender_id)
             .where(
                 events.c.id > param("after"),
                 events.c.id <= param("upto"),
-                events.c.sender_id == user_id,
+                sa.or_(
+                    events.c.sender_id == user_id,
+                    sa.and_(
+                        events.c.kind == "member",
+                        dialect.text(events.c.body, "username") == param("username"),
+                    ),
+                ),
             )
             .order_by(events.c.id)
             .limit(param("limit"))
@@ -1010,6 +1032,29 @@ class _Statements:
                 events.c.seq == row.c.seq,
             )
         )
+        theirs = sa.or_(
+            reports.c.user_id == user_id,
+            sa.exists().where(
+                events.c.room_id == reports.c.room_id,
+                events.c.seq == reports.c.seq,
+                events.c.sender_id == user_id,
+            ),
+        )
+        self.reports_of = taken(
+            sa.select(
+                rooms.c.name,
+                reports.c.number,
+                reports.c.seq,
+                users.c.username,
+                reports.c.reason,
+                reports.c.timestamp,
+            )
+            .join_from(reports, rooms, rooms.c.id == reports.c.room_id)
+            .join(users, users.c.id == reports.c.user_id)
+            .where(theirs)
+        )
+        self.redact_reports = sa.update(reports).values(reason="").where(theirs)
+        self.lift_restraints = sa.delete(restraints).where(restraints.c.user_id == user_id)
         some = (
             sa.select(txns.c.room_id, txns.c.user_id, txns.c.txn_id)
             .join_from(rooms, txns, txns.c.room_id == rooms.c.id)

@@ -344,6 +344,9 @@ class SqliteRepository(SqlRepository):
     def hex(self, column: sa.ColumnElement[bytes]) -> sa.ColumnElement[str]:
         return sa.func.hex(column, type_=sa.Text)
 
+    def text(self, body: sa.ColumnElement[str], field: str) -> sa.ColumnElement[str]:
+        return sa.func.json_extract(body, sa.literal_column(f"'$.{field}'"), type_=sa.Text)
+
     def without(self, body: sa.ColumnElement[str], field: str) -> sa.ColumnElement[str]:
         return sa.func.json_remove(body, sa.literal_column(f"'$.{field}'"), type_=sa.Text)
 

@@ -214,6 +214,10 @@ async def test_a_running_server_takes_notice(database: Path) -> None:
             role = await bob.event("member")
         assert (role["sender"], role["username"], role["role"]) == ("ada", "ada", "owner")
         assert await user(database, "role", "ada", "owner") == "ada is owner of lobby already.\n"
+        told = await ada.event("membership")
+        while told["change"] != "role":
+            told = await ada.event("membership")
+        assert (told["room"]["name"], told["role"]) == ("lobby", "owner")
         said = await bob.do("send", room="lobby", content="something rude")
         assert "seq" in await ada.do("delete", room="lobby", seq=said["seq"]), "as owners may"
 

@@ -338,10 +338,15 @@ class Hub:
     def _reach_noticed(self, feed: Feed) -> None:
         if feed.waiting is None and feed.head < feed.noticed:
             feed.waiting = []
-            self._spawn(self._fill(feed, feed.noticed))
+            self._spawn(self._fill(feed, feed.noticed, noticed=True))
 
-    async def _fill(self, feed: Feed, upto: int, slices: Iterable[None] = ()) -> None:
-        """Write what is left to write, and what is missing up to there; the rest waits."""
+    async def _fill(
+        self, feed: Feed, upto: int, slices: Iterable[None] = (), *, noticed: bool = False
+    ) -> None:
+        """Write what is left to write, and what is missing up to there; the rest waits.
+
+        Where that was `noticed`, whose membership has changed has not been told yet.
+        """
         for _ in slices:
             await asyncio.sleep(0)
         while feed.head < upto:
@@ -353,6 +358,9 @@ class Hub:
             if missing and missing[0].seq == feed.head + 1:
                 for _ in self._emit(feed, missing):
                     await asyncio.sleep(0)
+                for event in missing:
+                    if noticed and isinstance(event, Member) and event.username in self._listeners:
+                        self._spawn(self._tell_membership(event))
             else:
                 # The log has let go of it: whoever is live there has lost their position.
                 for subscription in feed.subscriptions:
@@ -364,6 +372,26 @@ class Hub:
             for _ in self._tell_all(feed, feed.unsaid.pop(0)):
                 await asyncio.sleep(0)
         self._resume(feed)
+
+    async def _tell_membership(self, event: Member) -> None:
+        """Tell a user what they are in a room by now, where they are something there."""
+        read = self._repository.membership
+        try:
+            found = await self._off_loop(read, event.room, event.username, None)
+        except ChatError:
+            return  # who listens there has the event itself
+        if found is not None:
+            change = MembershipChanged(
+                found.room,
+                change=event.action,
+                epoch=found.epoch,
+                first=found.first,
+                head=found.head,
+                read=found.read,
+                unread=found.unread,
+                role=found.role,
+            )
+            self.tell(event.username, change)
 
     def _emit(self, feed: Feed, batch: Sequence[Durable]) -> Iterator[None]:
         """Write a run of events to everybody who is live, joined, once encoded for each wire.

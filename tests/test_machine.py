@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from math import inf
@@ -21,8 +21,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from chatcore import Message, feed, fold
 from chatcore.chat import Chat
 from chatcore.codec import JsonLines
-from chatcore.events import Durable
-from chatcore.model import LOBBY, Limits, rfc3339
+from chatcore.events import Close, Durable
+from chatcore.model import LOBBY, Limits, User, rfc3339
 from chatcore.names import direct_room
 from chatcore.ports import Repository
 from chatcore.repository.memory import MemoryRepository
@@ -119,7 +119,7 @@ class Here:
         code = self.outside(user, now)
         return "" if (code, self.kind) == ("not_member", "public") else code
 
-    def judge(self, what: Happened, now: float) -> str:
+    def judge(self, what: Happened, now: float, disabled: Collection[str]) -> str:
         """Return the code of an error, or nothing."""
         user = what.who
         role = self.roles.get(user, "invited")
@@ -144,7 +144,7 @@ class Here:
                 return "" if role == "owner" else "forbidden"
         if role not in ("owner", "moderator"):
             return "forbidden"
-        return "" if what.word == "room" else self._judge_upon(what, role, now)
+        return "" if what.word == "room" else self._judge_upon(what, role, now, disabled)
 
     def _judge_target(self, what: Happened, role: str) -> str:
         message = self.log[what.target - 1] if 1 <= what.target <= len(self.log) else None
@@ -155,13 +155,15 @@ class Here:
             return "forbidden"
         return "not_found" if message.by and what.word == "edit" else ""
 
-    def _judge_upon(self, what: Happened, role: str, now: float) -> str:
+    def _judge_upon(self, what: Happened, role: str, now: float, disabled: Collection[str]) -> str:
         other, given = what.fields["username"], what.fields.get("role")
         theirs = self.roles.get(other)
         if what.who == other:
             if given is None or RANKS.index(given) > RANKS.index(role):
                 return "forbidden"
         elif role == "moderator" and {theirs, given} & {"owner", "moderator"}:
+            return "forbidden"
+        if other in disabled and (what.word == "invite" or _raises(theirs, given)):
             return "forbidden"
         match what.word:
             case "invite" if theirs is not None or self.banned.get(other, 0) > now:
@@ -221,6 +223,7 @@ class Model:
 
     rooms: dict[str, Here] = field(factory=dict)
     txns: dict[tuple[str, str, str], tuple[object, int]] = field(factory=dict)
+    disabled: set[str] = field(factory=set)
     now: float = 0
 
     def ask(
@@ -233,7 +236,7 @@ class Model:
         if txn_id is not None and key in self.txns:
             first, seq = self.txns[key]
             return ("", seq) if first == what.asked else ("txn_conflict", 0)
-        if code := here.judge(what, self.now):
+        if code := here.judge(what, self.now, self.disabled):
             return code, 0
         seq = here.log[what.target - 1].by if what.word == "delete" else 0
         seq = seq or here.happen(what, self.now, until)
@@ -247,6 +250,10 @@ class Model:
             role = "reader"
         fields = {"username": user, "role": role}
         here.happen(Happened(by or user, "join", fields=fields), self.now)
+
+
+def _raises(role: str | None, given: str | None) -> bool:
+    return given is not None and given in RANKS[RANKS.index(role) + 1 if role in RANKS else 0 :]
 
 
 def folded(frames: list[dict[str, Any]]) -> list[tuple[int, str, bool, bool]]:
@@ -478,8 +485,13 @@ class Machine(RuleBasedStateMachine):
         if peer.user == whom:
             assert answer["error"]["code"] == "invalid"
             return
+        pair = next(room for room, both in DIRECT.items() if {peer.user, whom} == {*both})
+        there = self.model.rooms.get(pair, Here("direct")).roles
+        if whom in self.model.disabled and whom not in there:
+            assert answer["error"]["code"] == "forbidden"
+            return
         room = answer["room"]["name"]
-        assert {peer.user, whom} == {*DIRECT[room]}
+        assert room == pair
         here = self.model.rooms.setdefault(room, Here("direct"))
         here.fields |= {"title": answer["room"]["title"]}
         for user in (whom, peer.user):
@@ -572,7 +584,29 @@ class Machine(RuleBasedStateMachine):
 
     @rule(user=WHOM)
     def another_device(self, user: str) -> None:
-        if len(self.peers) < 7:
+        if len(self.peers) < 7 and user not in self.model.disabled:
+            self.run(self._connect(user))
+
+    @rule(user=WHOM)
+    def disable(self, user: str) -> None:
+        """Their connections end; what they are in the rooms stays, until they come back."""
+        theirs = [peer for peer in self.peers if peer.user == user]
+        if len(theirs) == len(self.peers):
+            return  # somebody must be there to ask
+        for peer in theirs:
+            self.run(self.read_up(peer))
+            self.peers.remove(peer)
+        self.run(self.chat.disable(User(user, user)))
+        self.model.disabled.add(user)
+        for peer in theirs:
+            assert self.run(peer.talk.goodbye())["code"] == Close.REVOKED
+
+    @rule(user=WHOM)
+    def enable(self, user: str) -> None:
+        if user in self.model.disabled:
+            self.run(self.chat.enable(User(user, user)))
+            self.model.disabled.remove(user)
+            self.tokens[user] = self.run(self.chat.issue_token(User(user, user))).secret
             self.run(self._connect(user))
 
     @rule(who=WHO)

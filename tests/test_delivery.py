@@ -19,7 +19,7 @@ from chatcore.connection import serve
 from chatcore.events import Durable, Edit, Message
 from chatcore.model import Credentials, Limits, User
 from chatcore.peer import MemoryLink
-from chatcore.ports import Transport, Wire
+from chatcore.ports import Repository, Transport, Wire
 from chatcore.repository.memory import MemoryRepository
 from chatcore.testing import FaultyRepository, Hold, Transcript, connect, eventually, failing
 
@@ -187,22 +187,14 @@ def holding(method: str, *, times: int | None = None) -> tuple[FaultyRepository,
     return FaultyRepository(MemoryRepository(), failing(method, Hold(gate), times=times)), gate
 
 
-class StraightMemoryLink(MemoryLink):
-    """A link in this process that may be written to without being looked at first."""
+class NotedLink(MemoryLink):
+    """A link in this process that keeps each write apart."""
 
     def __init__(self, wire: Wire) -> None:
         super().__init__(wire)
-        self.sent: list[bytes] = []
-        """The messages that came, either way, at whatever time."""
-        self.on_write: Callable[[], object] = lambda: None
-        self._changed: Callable[[], None] | None = None
-
-    @property
-    def straight(self) -> Transport | None:
-        return Straight(self) if self.code is None else None
-
-    def watch(self, changed: Callable[[], None] | None) -> None:
-        self._changed = changed
+        self.written: list[bytes] = []
+        """What was written while it was open, at whatever time."""
+        self.on_write: Callable[[bytes], object] = lambda _: None
 
     def write(self, data: bytes) -> None:
         if self.code is None:
@@ -210,9 +202,28 @@ class StraightMemoryLink(MemoryLink):
         super().write(data)
 
     def take(self, data: bytes) -> None:
-        if b'"message"' in data:
-            self.sent.append(data)
-            self.on_write()
+        self.written.append(data)
+        self.on_write(data)
+
+
+class StraightMemoryLink(NotedLink):
+    """One that may be written to without being looked at first."""
+
+    def __init__(self, wire: Wire) -> None:
+        super().__init__(wire)
+        self._changed: Callable[[], None] | None = None
+
+    @property
+    def sent(self) -> list[bytes]:
+        """The messages that came, either way."""
+        return [data for data in self.written if b'"message"' in data]
+
+    @property
+    def straight(self) -> Transport | None:
+        return Straight(self) if self.code is None else None
+
+    def watch(self, changed: Callable[[], None] | None) -> None:
+        self._changed = changed
 
     def close(self, code: int, reason: str) -> None:
         super().close(code, reason)
@@ -233,23 +244,42 @@ class Straight:
         return False
 
 
+def soon_after(word: bytes, call: Callable[[], object]) -> Callable[[bytes], None]:
+    """Return an `on_write`: each write of this word has a call before the next slice."""
+
+    def on_write(data: bytes) -> None:
+        if word in data:
+            asyncio.get_running_loop().call_soon(call)
+
+    return on_write
+
+
 @contextlib.asynccontextmanager
-async def straight_room(*names: str) -> AsyncIterator[tuple[Chat, list[StraightMemoryLink]]]:
+async def present(chat: Chat, name: str, link: MemoryLink) -> AsyncIterator[Transcript]:
+    """Somebody new, in the lobby by this link."""
+    user = await chat.register(name, "correct horse")
+    serving = asyncio.create_task(serve(chat, link, Credentials(user=user)))
+    try:
+        peer = Transcript(link.send, link.next)
+        await peer.do("join", room="lobby", history=0)
+        yield peer
+    finally:
+        link.hang_up()
+        await serving
+
+
+@contextlib.asynccontextmanager
+async def straight_room(
+    *names: str, repository: Repository | None = None
+) -> AsyncIterator[tuple[Chat, list[StraightMemoryLink]]]:
     """A chat, and people in the lobby, each on a link that is written to in their order."""
     async with contextlib.AsyncExitStack() as stack:
         chat = await stack.enter_async_context(
-            Chat(MemoryRepository(), limits=LIMITS, bcrypt_cost=4)
+            Chat(repository or MemoryRepository(), limits=LIMITS, bcrypt_cost=4)
         )
-        links = []
-        for name in names:
-            user = await chat.register(name, "correct horse")
-            link = StraightMemoryLink(chat.wire)
-            serving = asyncio.create_task(serve(chat, link, Credentials(user=user)))
-            stack.push_async_callback(asyncio.wait, [serving])
-            stack.callback(link.hang_up)
-            peer = Transcript(link.send, link.next)
-            await peer.do("join", room="lobby", history=0)
-            links.append(link)
+        links = [StraightMemoryLink(chat.wire) for _ in names]
+        for name, link in zip(names, links, strict=True):
+            await stack.enter_async_context(present(chat, name, link))
         yield chat, links
 
 
@@ -265,12 +295,12 @@ async def test_who_joins_again_while_an_event_is_written_to_others_gets_it_in_th
                 seen.append(lobby.head)
             chat.hub.subscribe(again.listener, lobby, lobby.head, lobby.head)
 
-        ada.on_write = lambda: asyncio.get_running_loop().call_soon(join)
+        ada.on_write = soon_after(b'"message"', join)
         reply = await chat.send(User("ada", "ada"), "lobby", "one")
         await eventually(lambda: lobby.waiting is None and bool(bob.sent))
         assert seen == [reply.seq] * (hub.SLICE == 1), "the reply to it had this head"
         assert [len(link.sent) for link in links] == [1, 1, 0 if seen else 1]
-        ada.on_write = lambda: None
+        ada.on_write = lambda _: None
         await chat.send(User("ada", "ada"), "lobby", "two")
         await eventually(lambda: lobby.waiting is None and b"two" in b"".join(cyd.sent))
         assert [len(link.sent) for link in links] == [2, 2, 1 if seen else 2]
@@ -284,22 +314,10 @@ async def test_nothing_is_written_to_who_is_closed_while_an_event_is_written_to_
         def close() -> None:
             cyd.close(4001, "shutdown")
 
-        ada.on_write = lambda: asyncio.get_running_loop().call_soon(close)
+        ada.on_write = soon_after(b'"message"', close)
         await chat.send(User("ada", "ada"), "lobby", "one")
         await eventually(lambda: lobby.waiting is None and bool(bob.sent))
         assert [len(link.sent) for link in links] == [1, 1, 0 if hub.SLICE == 1 else 1]
-
-
-class NotedLink(MemoryLink):
-    """A link in this process that keeps each write apart."""
-
-    def __init__(self, wire: Wire) -> None:
-        super().__init__(wire)
-        self.written: list[bytes] = []
-
-    def write(self, data: bytes) -> None:
-        self.written.append(data)
-        super().write(data)
 
 
 async def test_what_commits_together_is_one_write_of_replies_and_one_of_events() -> None:
@@ -307,14 +325,9 @@ async def test_what_commits_together_is_one_write_of_replies_and_one_of_events()
     repository = FaultyRepository(MemoryRepository())
     async with contextlib.AsyncExitStack() as stack:
         chat = await stack.enter_async_context(Chat(repository, limits=LIMITS, bcrypt_cost=4))
-        ada = await chat.register("ada", "correct horse")
         link = NotedLink(chat.wire)
-        serving = asyncio.create_task(serve(chat, link, Credentials(user=ada)))
-        stack.push_async_callback(asyncio.wait, [serving])
-        stack.callback(link.hang_up)
+        talk = await stack.enter_async_context(present(chat, "ada", link))
         stack.callback(gate.set)
-        talk = Transcript(link.send, link.next)
-        await talk.do("join", room="lobby")
         await talk.event("presence")
         repository.scripts.append(failing("append", Hold(gate), times=1))
         before = repository.calls["append"]

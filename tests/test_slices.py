@@ -1,0 +1,204 @@
+"""What happens between two slices, or two runs, of what is written to a room."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any, TypeAlias, TypeVar
+
+import orjson
+import pytest
+
+from chatcore import hub
+from chatcore.codec import JsonLines
+from chatcore.events import Delete, Member, Message, Presence
+from chatcore.feed import Feed, Listener
+from chatcore.model import LOBBY, Limits, Room, User
+from chatcore.ports import Wire
+from chatcore.presence import Presence as Attendance
+from chatcore.repository.memory import MemoryRepository
+from chatcore.testing import eventually
+from tests.test_delivery import NotedLink, StraightMemoryLink, holding, soon_after, straight_room
+
+T = TypeVar("T")
+Kind: TypeAlias = type[NotedLink]
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+WIRE = JsonLines(Limits())
+ANOTHER = JsonLines(Limits())
+"""Spells alike, and is encoded for apart, as a WebSocket's is from TCP's."""
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have each member be a slice, and each event a run."""
+    monkeypatch.setattr(hub, "SLICE", 1)
+    monkeypatch.setattr(hub, "JOINED_BYTES", 1)
+    monkeypatch.setattr(hub, "PRESENCE_SECONDS", 0.0)
+
+
+@pytest.fixture(params=[NotedLink, StraightMemoryLink])
+def kind(request: pytest.FixtureRequest) -> Kind:
+    """Links that are looked at before each write, and those that are not."""
+    return request.param  # type: ignore[no-any-return] # one of the above
+
+
+class NotedAttendance(Attendance):
+    asked = 0
+    """How often the changes were taken, to be told."""
+
+    def changes(self) -> Iterator[Presence]:
+        self.asked += 1
+        return super().changes()
+
+
+class Lobby:
+    """A hub with nothing behind it, and one room: what is announced is all that there is."""
+
+    feed: Feed
+
+    def __init__(self) -> None:
+        self.attendance = NotedAttendance()
+        self.readable = asyncio.Event()
+        """While it is not set, reads of the log wait."""
+        self.readable.set()
+        self.listeners: dict[str, Listener] = {}
+        log = MemoryRepository()
+        log.add_room(Room(LOBBY))
+        self.hub = hub.Hub(log, self._read, self.attendance, Limits())
+
+    async def _read(self, read: Callable[..., T], /, *args: Any, **options: Any) -> T:
+        await self.readable.wait()
+        return read(*args, **options)
+
+    async def enter(self, username: str, link: NotedLink) -> None:
+        """Have somebody listen from the head on; at once, where somebody does already."""
+        listener = self.listeners[username] = self.hub.listen(username, link, lambda *_: None)
+        self.hub.release(listener)
+        async with self.hub.feed(LOBBY) as self.feed:
+            self.hub.subscribe(listener, self.feed, self.feed.head, self.feed.head)
+
+    async def written(self) -> None:
+        """Return once nothing is left to write."""
+        await eventually(lambda: self.feed.waiting is None)
+
+
+@asynccontextmanager
+async def lobby(**people: NotedLink) -> AsyncIterator[Lobby]:
+    """A lobby that is written to in this order, and has nothing to tell."""
+    room = Lobby()
+    try:
+        for username, link in people.items():
+            await room.enter(username, link)
+        await eventually(lambda: all(len(people) in counts(link) for link in people.values()))
+        await room.written()
+        yield room
+    finally:
+        await room.hub.close()
+
+
+def text(seq: int, content: str = "text") -> Message:
+    return Message(LOBBY, seq, "ada", NOW, content)
+
+
+def told(link: NotedLink) -> list[dict[str, Any]]:
+    return [orjson.loads(line) for data in link.written for line in data.splitlines()]
+
+
+def seqs(link: NotedLink) -> list[int]:
+    return [event["seq"] for event in told(link) if "seq" in event]
+
+
+def counts(link: NotedLink) -> list[int]:
+    """How many were said to be online, each time."""
+    return [event["count"] for event in told(link) if event["event"] == "presence"]
+
+
+@pytest.mark.parametrize("wire", [WIRE, ANOTHER], ids=["same wire", "another wire"])
+async def test_who_comes_between_two_runs_gets_those_that_follow(kind: Kind, wire: Wire) -> None:
+    ada, bob = kind(WIRE), kind(wire)
+    async with lobby(ada=ada) as room:
+        room.hub.deliver([text(seq) for seq in (1, 2, 3, 4)])
+        await room.enter("bob", bob)
+        assert (seqs(ada), seqs(bob)) == ([1], [])
+        await room.written()
+    assert (seqs(ada), seqs(bob)) == ([1, 2, 3, 4], [2, 3, 4])
+
+
+@pytest.mark.parametrize("wire", [WIRE, ANOTHER], ids=["same wire", "another wire"])
+async def test_who_comes_between_two_runs_may_leave_in_one_that_follows(
+    kind: Kind, wire: Wire
+) -> None:
+    ada, bob = kind(WIRE), kind(wire)
+    async with lobby(ada=ada) as room:
+        leaving = Member(LOBBY, 3, "bob", NOW, "bob", "leave")
+        room.hub.deliver([text(1), text(2), leaving, text(4)])
+        await room.enter("bob", bob)
+        await room.written()
+        room.hub.deliver([text(5)])
+        await room.written()
+    assert (seqs(ada), seqs(bob)) == ([1, 2, 3, 4, 5], [2, 3])
+
+
+@pytest.mark.parametrize("target", [1, 2], ids=["being written", "still to be written"])
+async def test_a_text_is_written_to_nobody_once_its_deletion_was_heard_of(
+    kind: Kind, target: int
+) -> None:
+    links = [kind(WIRE), kind(WIRE), kind(ANOTHER)]
+    ada, bob, cyd = links
+    async with lobby(ada=ada, bob=bob, cyd=cyd) as room:
+        room.hub.deliver([text(seq, "secret" if seq == target else "text") for seq in (1, 2, 3)])
+        assert [seqs(link) for link in links] == [[1], [], []]
+        room.hub.deliver([Delete(LOBBY, 4, "ada", NOW, target)])
+        await room.written()
+        assert "secret" not in str(room.feed.tail)
+    assert [seqs(link) for link in links] == [[1, 2, 3, 4]] * 3
+    got_it = [b"secret" in b"".join(link.written) for link in links]
+    assert got_it == [target == 1, False, False], "the first had it already"
+
+
+async def test_presence_from_before_a_feed_opened_is_not_told_later(kind: Kind) -> None:
+    ada, bob = kind(WIRE), kind(WIRE)
+    async with lobby(ada=ada) as room:
+        room.readable.clear()
+        room.hub.forget(room.listeners["ada"])  # the last one, so that the feed is closed
+        asked = room.attendance.asked
+        coming = asyncio.create_task(room.enter("bob", bob))
+        await eventually(lambda: room.attendance.asked > asked)
+        room.readable.set()
+        await coming
+        await eventually(lambda: counts(bob) == [1])
+        room.hub.deliver([text(1), text(2)])
+        await room.written()
+    assert seqs(bob) == [1, 2]
+    assert counts(bob) == [1], "and not 0, as it was between the two"
+
+
+async def test_who_moves_between_two_slices_of_presence_hears_of_it(kind: Kind) -> None:
+    ada, bob, cyd, dan = (kind(WIRE) for _ in range(4))
+    async with lobby(ada=ada, bob=bob, cyd=cyd) as room:
+
+        def move() -> None:
+            room.hub.subscribe(room.listeners["cyd"], room.feed, room.feed.head, room.feed.head)
+
+        ada.on_write = soon_after(b'"presence"', move)
+        await room.enter("dan", dan)
+        await eventually(lambda: counts(dan) == [4])
+        await eventually(lambda: counts(cyd)[-1] == 4)
+
+
+async def test_all_slices_are_written_before_a_shutdown_ends_the_connections() -> None:
+    repository, commits = holding("append")
+    names = [f"user{number}" for number in range(12)]
+    async with straight_room(*names, repository=repository) as (chat, links):
+        before = repository.calls["append"]
+        commits.clear()
+        sending = asyncio.create_task(chat.send(User(names[0], names[0]), LOBBY, "last"))
+        await eventually(lambda: repository.calls["append"] > before)
+        closing = asyncio.create_task(chat.close())
+        await eventually(lambda: chat.closing)
+        commits.set()
+        await asyncio.gather(sending, closing)
+    assert [len(link.sent) for link in links] == [1] * len(names)

@@ -78,6 +78,19 @@ def test_only_others_writing_is_seen(tmp_path: Path) -> None:
     theirs.close()
 
 
+def test_what_others_write_before_it_is_first_asked_for_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    ours, theirs = SqliteRepository(path), SqliteRepository(path)
+    ours.open()
+    ours.add_room(Room("lobby"))
+    theirs.open()
+    theirs.add_room(Room("tea"))
+    assert ours.foreign_heads(["lobby"]) == {"lobby": 0}
+    assert ours.foreign_heads(["lobby"]) is None
+    ours.close()
+    theirs.close()
+
+
 def test_what_could_not_be_read_is_asked_for_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,6 +76,7 @@ class SqliteRepository(SqlRepository):
             with self._plainly(), self._writer.begin() as connection:
                 migrate(connection, str(self._path))
             self._file = self._named()
+            self.written_by_others()  # from now on, and not from when it is first asked
 
     def open_beside(self) -> None:
         """Open a database that a server may have, or not, and leave that as it is.
@@ -311,7 +312,7 @@ class SqliteRepository(SqlRepository):
             (version,) = connection.cursor().execute("PRAGMA data_version").fetchone()
             seen = (id(connection.dbapi_connection), version)
         before, self._data_version = self._data_version, seen
-        return before not in (None, seen)
+        return before != seen
 
     def explain(self, error: Exception) -> ChatError:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:

@@ -363,12 +363,24 @@ async def test_rooms_and_messages() -> None:
             assert complete == page["complete"]
             assert page["head"] == 4
 
+        answer = {"content": "hi yourself", "reply_to": 2}
+        replied = await asking.post("/rooms/lobby/messages", answer)
+        assert replied.status == 201
+        newest = (await asking.get("/rooms/lobby/messages?limit=1")).json["messages"]
+        assert newest[0]["reply_to"] == 2
+        missing = await asking.post("/rooms/lobby/messages", {**answer, "reply_to": 99})
+        assert missing.code == (404, "not_found")
+
         edited = await ada.do("edit", room="lobby", seq=2, content="hey")
         await ada.do("delete", room="lobby", seq=3)
-        messages = (await asking.get("/rooms/lobby/messages?limit=3")).json["messages"]
-        assert [message["content"] for message in messages] == ["hey", "", "three"]
-        assert [message.get("edited") for message in messages] == [edited["timestamp"], None, None]
-        assert [message.get("erased") for message in messages] == [None, True, None]
+        messages = (await asking.get("/rooms/lobby/messages?limit=4")).json["messages"]
+        told = [[each.get(name) for name in ("content", "edited", "erased")] for each in messages]
+        assert told == [
+            ["hey", edited["timestamp"], None],
+            ["", None, True],
+            ["three", None, None],
+            ["hi yourself", None, None],
+        ]
         document = (await asking.get("/openapi.json")).json
         fields = document["components"]["schemas"]["Message"]["properties"]
         assert {name for message in messages for name in message} == set(fields)

@@ -238,7 +238,9 @@ class _Door:
         if request.method == "POST":
             sent = self._command("send", await self._body(request), room=room)
             assert isinstance(sent, commands.Send)
-            reply = await self._chat.send(user, sent.room, sent.content, txn_id=sent.txn_id)
+            reply = await self._chat.send(
+                user, sent.room, sent.content, txn_id=sent.txn_id, reply_to=sent.reply_to
+            )
             return self._reply(reply)
         fields = _query(request, "before", "after", "around", "limit")
         if "types" in fields:

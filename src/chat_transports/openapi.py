@@ -275,6 +275,7 @@ _SCHEMAS: dict[str, Any] = {
         },
         edited=_TIME,
         erased={"type": "boolean"},
+        reply_to=_NATURAL,
     ),
     "History": _object(
         {
@@ -287,7 +288,11 @@ _SCHEMAS: dict[str, Any] = {
         events=_list({"type": "object"}),
     ),
     "Send": {
-        **_object({"content": _TEXT}, txn_id={"type": "string", "minLength": 1, "maxLength": 64}),
+        **_object(
+            {"content": _TEXT},
+            txn_id={"type": "string", "minLength": 1, "maxLength": 64},
+            reply_to=_NATURAL,
+        ),
         "additionalProperties": False,
     },
     "Sent": _object(

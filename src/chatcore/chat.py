@@ -393,17 +393,23 @@ class Chat(Accounts, Moderation):
     # Messages.
 
     async def send(
-        self, user: User, room: str, content: str, *, txn_id: str | None = None
+        self,
+        user: User,
+        room: str,
+        content: str,
+        *,
+        txn_id: str | None = None,
+        reply_to: int | None = None,
     ) -> SendReply:
         """Store a message; when this returns it is durable.
 
-        A `txn_id` that this user has used in this room gets the first one's reply
-        again, and nothing is stored.
+        `reply_to` is the seq of the message that it answers.  A `txn_id` that this user
+        has used in this room gets the first one's reply again, and nothing is stored.
 
         Raises Invalid, TooLarge, NotFound, NotMember, RateLimited, TxnConflict,
         StorageFull, and Unavailable, after which the same txn_id may be sent again.
         """
-        return await self._settle(user, commands.Send(room, content, txn_id), SendReply)
+        return await self._settle(user, commands.Send(room, content, txn_id, reply_to), SendReply)
 
     async def edit(
         self, user: User, room: str, seq: int, content: str, *, txn_id: str | None = None

@@ -161,6 +161,8 @@ class Send:
     room: str
     content: str
     txn_id: str | None = field(default=None, validator=_txn_id)
+    reply_to: int | None = field(default=None, validator=_natural)
+    """The seq of the message that is answered."""
 
 
 @frozen

@@ -125,8 +125,11 @@ class Drafting:
         """Return an event's word and fields, and what is wrong with them only now."""
         most = self._limits.content_chars
         match command:
-            case commands.Send(content=text):
-                return "message", {"content": model.content(text, most)}, None
+            case commands.Send(content=text, reply_to=answered):
+                body: dict[str, object] = {"content": model.content(text, most)}
+                if answered is not None:
+                    body["reply_to"] = answered
+                return "message", body, None
             case commands.Edit(seq=target, content=text):
                 return "edit", {"target": target, "content": model.content(text, most)}, None
             case commands.Delete(seq=target, reason=reason):

@@ -31,6 +31,8 @@ class Message:
     """When the newest edit came that `content` is of; the log itself never has it."""
     erased: bool = False
     """Whether it was deleted: `content` is empty, and was something else once."""
+    reply_to: int | None = None
+    """The message that it answers, by its seq; that one may be deleted by now."""
 
 
 @frozen

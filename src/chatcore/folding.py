@@ -44,7 +44,7 @@ def erased(event: E) -> E:
     """Return a message or an edit without its text; any other event as it is."""
     match event:
         case Message():
-            return evolve(event, content="", edited=None, erased=True)
+            return evolve(event, content="", edited=None, erased=True, reply_to=None)
         case Edit():
             return evolve(event, content="", erased=True)
     return event

@@ -153,14 +153,21 @@ class Participant(ABC):
         """
         await self._ask(commands.Leave(room), LeaveReply)
 
-    async def send(self, room: str, content: str, *, txn_id: str | None = None) -> SendReply:
-        """Store a message; when this returns it is durable.
+    async def send(
+        self,
+        room: str,
+        content: str,
+        *,
+        txn_id: str | None = None,
+        reply_to: int | None = None,
+    ) -> SendReply:
+        """Store a message, an answer to another perhaps; when this returns it is durable.
 
         Raises Invalid, TooLarge, NotFound, NotMember, Forbidden, Muted, Banned, RateLimited,
         TxnConflict, StorageFull, and Unavailable, after which the same txn_id may be sent
         again.
         """
-        return await self._ask(commands.Send(room, content, txn_id), SendReply)
+        return await self._ask(commands.Send(room, content, txn_id, reply_to), SendReply)
 
     async def edit(
         self, room: str, seq: int, content: str, *, txn_id: str | None = None

@@ -8,7 +8,7 @@ repositories decide alike, and each draft sees what those before it did.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -64,7 +64,7 @@ class Txn:
 
 @define
 class Target:
-    """A message that somebody wants to edit or delete."""
+    """A message that somebody wants to do something with."""
 
     sender: str
     deletion: Duplicate | None
@@ -119,10 +119,7 @@ class Ledger:
         seq = stored.event.seq if draft.kind == "message" else draft.body.get("target")
         if draft.kind not in ("message", "edit") or (draft.room.name, seq) not in self.erased:
             return draft, stored
-        return (
-            evolve(draft, body={**draft.body, **ERASED}),
-            evolve(stored, event=erased(stored.event)),
-        )
+        return evolve(draft, body=_erased(draft.body)), evolve(stored, event=erased(stored.event))
 
     def _judge(self, draft: Draft) -> Outcome:
         try:
@@ -174,6 +171,7 @@ class Ledger:
             raise draft.refusal
         target = None
         if draft.kind == "message":
+            self._check_reply(draft)
             if room.slow_mode and standing is not None and standing.role in policy.SLOWED:
                 self._wait_turn(draft, room)
         elif draft.kind in ("edit", "delete"):
@@ -208,6 +206,13 @@ class Ledger:
         if draft.txn_id is not None:
             key = (draft.room.name, draft.sender, draft.txn_id)
             self.txns[key] = self.used[key] = Txn(seq, timestamp, fingerprint(draft))
+
+    def _check_reply(self, draft: Draft) -> None:
+        """Raise NotFound where a message answers one that is not there, or was deleted."""
+        if "reply_to" in draft.body:
+            target = self.targets[_aim(draft, "reply_to")]
+            if target is None or target.deletion is not None:
+                raise NotFound("There is no such message to reply to; it may have been deleted")
 
     def _target(self, draft: Draft, room: RoomState, standing: Standing | None) -> Target:
         """Return the message that a draft edits or deletes, where its sender may do so."""
@@ -423,10 +428,15 @@ def _is_same(draft: Draft, room: RoomState) -> bool:
     return draft.room.kind == room.kind == "direct" or room.epoch == draft.room.epoch
 
 
-def _aim(draft: Draft) -> RoomSeq:
-    seq = draft.body["target"]
+def _aim(draft: Draft, field: str = "target") -> RoomSeq:
+    seq = draft.body[field]
     assert isinstance(seq, int)
     return draft.room.name, seq
+
+
+def _erased(body: Mapping[str, object]) -> dict[str, object]:
+    """Return what is left of a message's body, or of an edit's."""
+    return {**({"target": body["target"]} if "target" in body else {}), **ERASED}
 
 
 @define
@@ -441,7 +451,7 @@ class Touched:
     owned: set[str] = field(factory=set)
     """Rooms that may lose an owner."""
     targets: set[RoomSeq] = field(factory=set)
-    """Messages to be edited or deleted."""
+    """Messages to be edited, deleted or answered."""
 
 
 def touched(drafts: Iterable[Draft]) -> Touched:
@@ -459,6 +469,8 @@ def touched(drafts: Iterable[Draft]) -> Touched:
                 found.limited |= {username, draft.sender}
         elif draft.kind in ("edit", "delete"):
             found.targets.add(_aim(draft))
+        elif "reply_to" in draft.body:
+            found.targets.add(_aim(draft, "reply_to"))
         if draft.txn_id is not None:
             found.txns.add((room, draft.sender, draft.txn_id))
     return found

@@ -37,6 +37,7 @@ from chatcore.testing.drafts import (
     say,
     types_of,
 )
+from chatcore.testing.messages import MESSAGES
 from chatcore.testing.moderation import MODERATION
 
 
@@ -191,6 +192,7 @@ def check_repository(make: Callable[[], Repository]) -> None:
         _deletions,
         _deletions_within_a_batch,
         _rooms_and_members,
+        *MESSAGES,
         *MODERATION,
         _outcomes_can_be_looked_up,
     ):

@@ -16,10 +16,11 @@ NOW = datetime(2026, 1, 1, 12, 30, 15, 123_000, tzinfo=UTC)
 
 
 def say(sender: str, text: str, room: Room = LOBBY, **more: Any) -> Draft:
+    body: dict[str, object] = {"content": text}
+    if "reply_to" in more:
+        body["reply_to"] = more.pop("reply_to")
     at = more.pop("timestamp", NOW)
-    return Draft(
-        room=room, sender=sender, kind="message", body={"content": text}, timestamp=at, **more
-    )
+    return Draft(room=room, sender=sender, kind="message", body=body, timestamp=at, **more)
 
 
 def edit(sender: str, target: int, text: str, room: Room = LOBBY, **more: Any) -> Draft:

@@ -46,6 +46,8 @@ from chatcore.events import (
     Presence,
     ProfileChanged,
     ProfileReply,
+    Reaction,
+    ReactReply,
     RegisterReply,
     Reply,
     ReportItem,
@@ -55,10 +57,12 @@ from chatcore.events import (
     RoomsReply,
     SendReply,
     SetRoleReply,
+    Tally,
     Typing,
     TypingReply,
     UnbanReply,
     UnmuteReply,
+    UnreactReply,
     UpdateReply,
     WhoReply,
 )
@@ -253,6 +257,8 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "role": st.sampled_from(["owner", "moderator", "member", "reader"]),
     "slow_mode": st.none() | st.integers(0, commands.SLOWEST),
     "archived": st.booleans(),
+    "reply_to": st.none() | NATURAL,
+    "emoji": TEXT,
 }
 EXCLUSIVE: dict[type, list[list[str]]] = {  # of these, one set at a time
     commands.Login: [["username", "password"], ["token"]],
@@ -453,6 +459,15 @@ SHAPES: list[tuple[Reply | Event | Hello | Bye, str]] = [
         f'{{"reply": "delete", "id": 3, "room": "lobby", "seq": 124, "timestamp": {TIME},'
         ' "duplicate": true}',
     ),
+    (
+        ReactReply("lobby", 125, AT),
+        f'{{"reply": "react", "id": 3, "room": "lobby", "seq": 125, "timestamp": {TIME}}}',
+    ),
+    (
+        UnreactReply("lobby", 122, AT, duplicate=True),
+        f'{{"reply": "unreact", "id": 3, "room": "lobby", "seq": 122, "timestamp": {TIME},'
+        ' "duplicate": true}',
+    ),
     (HI, MESSAGE),
     (
         Message("lobby", 122, "ada", AT, "Hi!", edited=AT),
@@ -483,6 +498,17 @@ SHAPES: list[tuple[Reply | Event | Hello | Bye, str]] = [
         Delete("lobby", 124, "ada", AT, 122, "spam"),
         f'{{"event": "delete", "room": "lobby", "seq": 124, "sender": "ada", "timestamp": {TIME},'
         ' "target": 122, "reason": "spam"}',
+    ),
+    (
+        Message("lobby", 122, "ada", AT, "Hi!", reply_to=7, reactions=(Tally("☕", 2, me=False),)),
+        f'{{"event": "message", "room": "lobby", "seq": 122, "sender": "ada", "timestamp": {TIME},'
+        ' "content": "Hi!", "reply_to": 7,'
+        ' "reactions": [{"emoji": "☕", "count": 2, "me": false}]}',
+    ),
+    (
+        Reaction("lobby", 125, "ada", AT, 122, "☕", "add"),
+        f'{{"event": "reaction", "room": "lobby", "seq": 125, "sender": "ada",'
+        f' "timestamp": {TIME}, "target": 122, "emoji": "☕", "action": "add"}}',
     ),
     (
         Member("lobby", 1, "ada", AT, "bob", "role", "reader"),

@@ -524,11 +524,9 @@ class GatedRepository(MemoryRepository):
         self._wait()
         return super().read(room, after, upto, limit)
 
-    def messages(
-        self, room: str, after: int, before: int, limit: int, *, newest: bool, upto: int
-    ) -> Sequence[Message | Edit]:
+    def messages(self, *args: Any, **options: Any) -> Sequence[Message | Edit]:
         self._wait()
-        return super().messages(room, after, before, limit, newest=newest, upto=upto)
+        return super().messages(*args, **options)
 
 
 async def _long_lobby(chat: Chat, repository: GatedRepository) -> tuple[User, User]:
@@ -801,10 +799,8 @@ class Overtaken(MemoryRepository):
         self._hold()
         return found
 
-    def messages(
-        self, room: str, after: int, before: int, limit: int, *, newest: bool, upto: int
-    ) -> Sequence[Message | Edit]:
-        found = super().messages(room, after, before, limit, newest=newest, upto=upto)
+    def messages(self, *args: Any, **options: Any) -> Sequence[Message | Edit]:
+        found = super().messages(*args, **options)
         self._hold()
         return found
 

@@ -43,6 +43,7 @@ from chatcore.events import (
     Message,
     Presence,
     ProfileChanged,
+    Reaction,
     RoomChanged,
     Typing,
 )
@@ -397,6 +398,7 @@ EVENTS: Sequence[Event] = (
     Message("lobby", 1, "ada", AT, "hi"),
     Edit("lobby", 2, "ada", AT, 1, "Hi!"),
     Delete("lobby", 3, "ada", AT, 1),
+    Reaction("lobby", 4, "ada", AT, 1, "\u2615", "add"),
     Member("lobby", 1, "ada", AT, "ada", "join", "member"),
     RoomChanged("lobby", 1, "ada", AT, "Lobby"),
     MembershipChanged(ROOMS[0], "join", "e1", 1, 1, 1, 0, "member"),

@@ -26,6 +26,7 @@ from chatcore.commands import Send
 from chatcore.errors import ChatError, Muted
 from chatcore.model import Credentials
 from chatcore.testing import FaultyRepository, Refusal, eventually, failing
+from chatcore.testing.drafts import THUMB
 from tests.support import PASSWORD, connected, present, serving
 from tests.test_errors import family
 from tests.test_links import uvicorn_serving
@@ -371,6 +372,7 @@ async def test_rooms_and_messages() -> None:
         missing = await asking.post("/rooms/lobby/messages", {**answer, "reply_to": 99})
         assert missing.code == (404, "not_found")
 
+        await ada.do("react", room="lobby", seq=5, emoji=THUMB)
         edited = await ada.do("edit", room="lobby", seq=2, content="hey")
         await ada.do("delete", room="lobby", seq=3)
         messages = (await asking.get("/rooms/lobby/messages?limit=4")).json["messages"]
@@ -381,6 +383,7 @@ async def test_rooms_and_messages() -> None:
             ["three", None, None],
             ["hi yourself", None, None],
         ]
+        assert messages[3]["reactions"] == [{"emoji": THUMB, "count": 1, "me": True}]
         document = (await asking.get("/openapi.json")).json
         fields = document["components"]["schemas"]["Message"]["properties"]
         assert {name for message in messages for name in message} == set(fields)

@@ -24,6 +24,7 @@ from chatcore.model import Draft, Room, User
 from chatcore.repository.sql import SqliteRepository
 from chatcore.repository.sql.migrate import NEWEST, VERSION_TABLE, downgrade, migrate, upgrade
 from chatcore.repository.sql.schema import metadata
+from chatcore.testing.drafts import react, say
 from tests.database import refusing_commits
 
 
@@ -289,6 +290,55 @@ UPDATE rooms SET head = 6;
 UPDATE members SET role = 'owner' WHERE user_id = 1;
 """
 )
+
+
+def test_a_database_of_the_fourth_step_goes_up_and_back_with_its_data(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    engine = sa.create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        upgrade(connection, "0002")
+    with contextlib.closing(sqlite3.connect(path)) as plain:
+        plain.executescript(SECOND)
+    with engine.begin() as connection:
+        upgrade(connection, "0004")
+        fourth = things(connection)
+    everything = "SELECT seq, kind, sender_id, timestamp, messages, draft, body, target FROM events"
+    before, shown = rows(path, everything), rows(path, "SELECT * FROM messages")
+
+    repository = SqliteRepository(path, check="always")
+    repository.claim()
+    repository.open()
+    assert (before, shown) == (rows(path, everything), rows(path, "SELECT * FROM messages"))
+    lobby = Room("lobby", title="Lobby")
+    outcomes = repository.append(
+        [
+            say("ada", "back", lobby),
+            say("ada", "an answer", lobby, reply_to=7),
+            react("ada", 7, room=lobby),
+            react("ada", 7, "\u2615", room=lobby),
+            react("ada", 7, room=lobby, adds=False),
+        ]
+    )
+    assert all(isinstance(outcome, Stored) for outcome in outcomes)
+    repository.close()
+
+    with engine.begin() as connection:
+        downgrade(connection, "0004")
+        assert fourth == things(connection)
+    assert rows(path, everything)[:6] == before
+    member = '{"username":"ada","action":"reaction"}'
+    assert [(row[0], row[1], row[6], row[7]) for row in rows(path, everything)[6:]] == [
+        (7, "message", '{"content":"back"}', None),
+        (8, "message", '{"content":"an answer"}', None),
+        *((seq, "member", member, None) for seq in (9, 10, 11)),
+    ], "each has its place, and nothing that was not known"
+    engine.dispose()
+    repository = SqliteRepository(path)
+    repository.open()
+    assert [event.seq for event in repository.read("lobby", 0, 99, 99)] == [*range(1, 12)]
+    page = repository.messages("lobby", 6, 99, 9, newest=True, upto=99)
+    assert [getattr(each, "reactions", None) for each in page] == [(), ()]
+    repository.close()
 
 
 def test_a_database_of_the_second_step_goes_up_and_back_with_its_data(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from chatcore.errors import OutcomeUnknown, SchemaError, StorageFull, Unavailabl
 from chatcore.events import Stored
 from chatcore.model import Draft, Limits, Room, User
 from chatcore.repository.sql import SqliteRepository
+from chatcore.testing.drafts import react
 from tests.database import refusing_commits, statements
 
 AT = datetime(2026, 11, 22, 9, 42, 13, 123_000, tzinfo=UTC)
@@ -104,11 +105,21 @@ def test_a_batch_takes_as_many_statements_whatever_its_size(repository: SqliteRe
         said = [say(f"text {number}", txn_id=f"{size}:{number}") for number in range(size)]
         edited = [edit(head + number, "edited") for number in range(1, size)]
         deleted = [delete(head + number) for number in range(1, size - 1)]
-        return [*said, *edited, *deleted, member("leave"), member("join", role="member")]
+        reacted = [react("ada", head + number) for number in range(1, size)]
+        taken_back = [react("ada", head + number, adds=False) for number in range(2, size)]
+        return [
+            *said,
+            *edited,
+            *reacted,
+            *taken_back,
+            *deleted,
+            member("leave"),
+            member("join", role="member"),
+        ]
 
     few, many = (statements_for(repository, batch(size)) for size in (5, 300))
     assert few == many
-    assert len(few) < 12
+    assert len(few) < 16
 
 
 def test_so_does_a_batch_that_keeps_order(repository: SqliteRepository) -> None:
@@ -401,25 +412,29 @@ def test_a_deleted_text_is_nowhere_in_the_files(
     assert found() == {*marks} - {*gone}
 
 
-def test_an_edit_is_found_by_an_index(repository: SqliteRepository, path: Path) -> None:
-    """However long the log is, and wherever in it the edits are."""
-    repository.append([say("two"), edit(2, "II")])
+def test_what_is_of_a_message_is_found_by_an_index(
+    repository: SqliteRepository, path: Path
+) -> None:
+    """However long the log is, wherever in it the edits are, and however many react."""
+    repository.append([say("two"), edit(2, "II"), react("ada", 2)])
     with statements() as asked:
         for newest in (True, False):
             repository.messages("lobby", 0, 9, 9, newest=newest, upto=9)
         repository.append([edit(2, "2")])
+        repository.append([react("ada", 2, "\u2615"), react("ada", 2, adds=False)])
         repository.append([delete(2)])
-    by_target = "USING INDEX ix_events_target (room_id=? AND target=?"
+    by_target = "INDEX ix_events_target (room_id=? AND target=? AND kind=?"
+    tables = ("events", "reactions", "tallies")
     found = 0
     with plain(path) as connection:
         for statement in asked:
-            if statement.split()[0] not in ("SELECT", "UPDATE"):
+            if statement.split()[0] not in ("SELECT", "UPDATE", "DELETE"):
                 continue
             plan = connection.execute(f"EXPLAIN QUERY PLAN {statement}").fetchall()
             steps = [step[-1] for step in plan]
-            assert not [step for step in steps if step.startswith("SCAN events")], steps
+            assert not [step for step in steps if step in {f"SCAN {name}" for name in tables}]
             found += any(by_target in step for step in steps)
-    assert found == 5, "two pages, what two batches load, and the edits that are erased"
+    assert found == 6, "two pages, what three batches load, and the edits that are erased"
 
 
 def test_what_was_done_in_a_room_and_who_owns_it_are_found_by_an_index(

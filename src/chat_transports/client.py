@@ -69,7 +69,15 @@ PUT_OFF_SECONDS = 1.0
 LOGIN_SECONDS = 30.0
 """How long it may then check a password; many may wait for theirs."""
 
-_ONCE = commands.Send | commands.Edit | commands.Delete | commands.Upon | commands.Update
+_ONCE = (
+    commands.Send
+    | commands.Edit
+    | commands.Delete
+    | commands.React
+    | commands.Unreact
+    | commands.Upon
+    | commands.Update
+)
 """Commands that get a txn_id."""
 _REPEATABLE = (
     commands.Durable
@@ -185,7 +193,7 @@ class Client(Participant):
     is lost with the connection: whether they were done is not known.  Put a call into
     `asyncio.timeout` where waiting must have an end.
 
-    `send` and `edit` keep to the rate that the server told, and wait where the server asks
+    `send`, `edit` and `react` keep to the rate that the server told, and wait where it asks
     them to; a room's slow mode makes them wait for nothing, and raise RateLimited.  What
     follows must await what comes first in two cases: a send that the server put off may
     come after those that were under way behind it, and commands that read, join or log in
@@ -538,7 +546,7 @@ class Client(Participant):
         if seconds > 0:
             return None, seconds
         asked = heapq.heappop(self._durable)[1]
-        if isinstance(asked.command, commands.Send | commands.Edit):
+        if isinstance(asked.command, commands.Rated):
             self._pace.take(now)
         return asked, None
 

@@ -276,6 +276,9 @@ _SCHEMAS: dict[str, Any] = {
         edited=_TIME,
         erased={"type": "boolean"},
         reply_to=_NATURAL,
+        reactions=_list(
+            _object({"emoji": _TEXT, "count": _NATURAL, "me": {"type": "boolean"}}),
+        ),
     ),
     "History": _object(
         {

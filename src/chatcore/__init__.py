@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from chatcore.commands import Since
     from chatcore.connection import serve
     from chatcore.errors import ChatError
-    from chatcore.events import Delete, Edit, Member, Message
+    from chatcore.events import Delete, Edit, Member, Message, Reaction
     from chatcore.folding import fold
     from chatcore.model import Credentials, Limits, Rate, Room, User
     from chatcore.participant import Participant
@@ -34,6 +34,7 @@ _HOMES = {
     "Participant": "chatcore.participant",
     "Peer": "chatcore.peer",
     "Rate": "chatcore.model",
+    "Reaction": "chatcore.events",
     "Room": "chatcore.model",
     "Since": "chatcore.commands",
     "SqliteRepository": "chatcore.repository.sql",
@@ -57,6 +58,7 @@ __all__ = [  # the keys above, once more: type checkers and editors read it
     "Participant",
     "Peer",
     "Rate",
+    "Reaction",
     "Room",
     "Since",
     "SqliteRepository",

@@ -40,6 +40,7 @@ from chatcore.events import (
     MembershipChanged,
     MembersReply,
     Message,
+    ReactReply,
     ReportsReply,
     RoomChanged,
     RoomsReply,
@@ -47,6 +48,7 @@ from chatcore.events import (
     Stands,
     Stored,
     Typing,
+    UnreactReply,
     WhoReply,
 )
 from chatcore.feed import Feed, Listener
@@ -362,7 +364,9 @@ class Chat(Accounts, Moderation):
             missed = await self._pages.missed(feed, found.epoch, since, membership.head)
             if missed is None:
                 cursor = membership.head
-                given: Sequence[Durable] = await self._pages.newest(feed, cursor, history)
+                given: Sequence[Durable] = await self._pages.newest(
+                    feed, cursor, history, user.username
+                )
             else:
                 assert since is not None
                 cursor = missed[-1].seq if missed else since.seq
@@ -440,6 +444,22 @@ class Chat(Accounts, Moderation):
         """
         return await self._settle(user, commands.Delete(room, seq, reason, txn_id), DeleteReply)
 
+    async def react(
+        self, user: User, room: str, seq: int, emoji: str, *, txn_id: str | None = None
+    ) -> ReactReply:
+        """Put an emoji beside a message; when this returns it is durable.
+
+        One that is there already is a `duplicate`.  Raises as `edit` does, and Forbidden
+        where a message has `limits.reactions` different ones.
+        """
+        return await self._settle(user, commands.React(room, seq, emoji, txn_id), ReactReply)
+
+    async def unreact(
+        self, user: User, room: str, seq: int, emoji: str, *, txn_id: str | None = None
+    ) -> UnreactReply:
+        """Take one's own emoji away from a message; one that is not there is a `duplicate`."""
+        return await self._settle(user, commands.Unreact(room, seq, emoji, txn_id), UnreactReply)
+
     async def _settle(self, user: User, command: commands.Durable, expected: type[A]) -> A:
         answer: _Answer[DurableReply] = _Answer()
         await self.submit(user, command, answer.settle)
@@ -492,7 +512,7 @@ class Chat(Accounts, Moderation):
         """Return a page of messages in seq order, the newest where no edge is given.
 
         `before` and `after` are exclusive; `around` has its message in the middle.
-        `limit` counts messages, and each is as it is now, edited or erased.  `complete`
+        `limit` counts messages, and each is as it is now.  `complete`
         says that there are no more in the direction asked for.  With `types` the page has
         those kinds of events, as the log has them; all but `message` are for moderators.
 
@@ -504,7 +524,7 @@ class Chat(Accounts, Moderation):
         found = await self._readable(user, command, action)
         async with self.hub.feed(found.name) as feed:
             head = feed.head
-            page, complete = await self._pages.history(feed, head, command)
+            page, complete = await self._pages.history(feed, head, command, user.username)
             if user.username in feed.ended:  # meanwhile: what was read may not pass any more
                 await self._check(action, user, command, found)
             messages = [event for event in page if isinstance(event, Message)]

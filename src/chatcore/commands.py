@@ -16,7 +16,7 @@ from attrs import Attribute, field, frozen
 from chatcore.errors import ChatError, Invalid
 from chatcore.model import INTEGERS, RequestId
 
-LOGGED = ("message", "edit", "delete", "member", "room")
+LOGGED = ("message", "edit", "delete", "reaction", "member", "room")
 """The kinds of events that a room's log has, and `history` can be asked for."""
 
 SLOWEST = 86_400
@@ -176,6 +176,26 @@ class Edit:
 
 
 @frozen
+class React:
+    """Put an emoji beside a message."""
+
+    room: str
+    seq: int = field(validator=_natural)
+    emoji: str
+    txn_id: str | None = field(default=None, validator=_txn_id)
+
+
+@frozen
+class Unreact:
+    """Take one's own emoji away."""
+
+    room: str
+    seq: int = field(validator=_natural)
+    emoji: str
+    txn_id: str | None = field(default=None, validator=_txn_id)
+
+
+@frozen
 class Delete:
     """Erase a message: its text, and that of its edits."""
 
@@ -310,9 +330,10 @@ class Ping:
 Upon: TypeAlias = Invite | Kick | Ban | Unban | Mute | Unmute | SetRole
 """What somebody does to another's membership, or may keep them from."""
 
-Durable: TypeAlias = (
-    Send | Edit | Delete | Leave | Invite | Kick | Ban | Unban | Mute | Unmute | SetRole | Update
-)
+Rated: TypeAlias = Send | Edit | React
+"""Counted by `limits.messages`; to take something back is free."""
+
+Durable: TypeAlias = Send | Edit | Delete | React | Unreact | Leave | Upon | Update
 """Become an event of the room's log, in the order they came, without waiting for one another."""
 
 Immediate: TypeAlias = (

@@ -18,6 +18,8 @@ REPLIES: Mapping[type[commands.Durable], Callable[..., DurableReply]] = {
     commands.Send: events.SendReply,
     commands.Edit: events.EditReply,
     commands.Delete: events.DeleteReply,
+    commands.React: events.ReactReply,
+    commands.Unreact: events.UnreactReply,
     commands.Update: events.UpdateReply,
     commands.Invite: events.InviteReply,
     commands.Kick: events.KickReply,
@@ -66,7 +68,7 @@ class Drafting:
         # What can be refused without the room is, whether there is such a room or not.
         kind, body, refusal = self._body(user, command)
         try:
-            if _is_rated(command):
+            if isinstance(command, commands.Rated):
                 self._messages.take(user.username)
         except RateLimited as error:
             if _txn_id(command) is None:
@@ -74,7 +76,9 @@ class Drafting:
             refusal = error
         room = await self._room(command.room)
         limits = None
-        if kind == "member" and (body["action"] == "invite" or body.get("role") == "owner"):
+        if kind == "reaction" or (
+            kind == "member" and (body["action"] == "invite" or body.get("role") == "owner")
+        ):
             limits = self._limits
         return Draft(
             room=room,
@@ -116,7 +120,7 @@ class Drafting:
     def settled(self, command: commands.Durable, draft: Draft, outcome: Outcome) -> None:
         """Give back what a retry has taken: it costs nothing."""
         repeats = isinstance(outcome, Duplicate) and not isinstance(draft.refusal, RateLimited)
-        if repeats and _is_rated(command):
+        if repeats and isinstance(command, commands.Rated):
             self._messages.give_back(draft.sender)
 
     def _body(
@@ -134,6 +138,12 @@ class Drafting:
                 return "edit", {"target": target, "content": model.content(text, most)}, None
             case commands.Delete(seq=target, reason=reason):
                 return "delete", {"target": target, **_reason(reason)}, None
+            case (
+                commands.React(seq=target, emoji=emoji) | commands.Unreact(seq=target, emoji=emoji)
+            ):
+                action = "add" if isinstance(command, commands.React) else "remove"
+                body = {"target": target, "emoji": model.emoji(emoji), "action": action}
+                return "reaction", body, None
             case commands.Leave():
                 return "member", {"username": user.username, "action": "leave"}, None
             case commands.Update():
@@ -156,11 +166,6 @@ class Drafting:
                 return "member", _upon(command), None
             case _:
                 assert_never(command)
-
-
-def _is_rated(command: commands.Durable) -> bool:
-    """Whether `limits.messages` is for it; to take something back is free."""
-    return isinstance(command, commands.Send | commands.Edit)
 
 
 def _txn_id(command: commands.Durable) -> str | None:

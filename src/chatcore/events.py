@@ -21,6 +21,15 @@ from chatcore.model import Draft, Limits, Listed, Membership, RequestId, Room, U
 
 
 @frozen
+class Tally:
+    """How many have put an emoji beside a message, and whether whoever reads this has."""
+
+    emoji: str
+    count: int
+    me: bool
+
+
+@frozen
 class Message:
     room: str
     seq: int
@@ -33,6 +42,8 @@ class Message:
     """Whether it was deleted: `content` is empty, and was something else once."""
     reply_to: int | None = None
     """The message that it answers, by its seq; that one may be deleted by now."""
+    reactions: tuple[Tally, ...] = ()
+    """What is beside it, the most frequent first; the log itself never has it."""
 
 
 @frozen
@@ -60,6 +71,21 @@ class Delete:
     target: int
     """The message's seq."""
     reason: str | None = None
+
+
+@frozen
+class Reaction:
+    """Somebody put an emoji beside a message, or took it away."""
+
+    room: str
+    seq: int
+    sender: str
+    timestamp: datetime
+    target: int
+    """The message's seq."""
+    emoji: str
+    action: str
+    """`add` or `remove`."""
 
 
 def _moment(value: str | datetime | None) -> datetime | None:
@@ -112,7 +138,7 @@ class RoomChanged:
         return {name: value for name, value in told.items() if value is not None}
 
 
-Durable: TypeAlias = Message | Edit | Delete | Member | RoomChanged
+Durable: TypeAlias = Message | Edit | Delete | Reaction | Member | RoomChanged
 
 _D = TypeVar("_D", bound=Durable)
 
@@ -131,6 +157,7 @@ DURABLE: Mapping[str, type[Durable]] = {
     "message": Message,
     "edit": Edit,
     "delete": Delete,
+    "reaction": Reaction,
     "member": Member,
     "room": RoomChanged,
 }
@@ -172,7 +199,7 @@ class Stored:
 class Duplicate:
     """What `Repository.append` found in place of something to do.
 
-    This user used the draft's txn_id before, or what it deletes is deleted already.
+    This user used the draft's txn_id before, or what it wants is so already.
     """
 
     seq: int
@@ -378,6 +405,16 @@ class DeleteReply(Acknowledged):
 
 
 @frozen
+class ReactReply(Acknowledged):
+    pass
+
+
+@frozen
+class UnreactReply(Acknowledged):
+    pass
+
+
+@frozen
 class InviteReply(Acknowledged):
     pass
 
@@ -488,6 +525,8 @@ DurableReply: TypeAlias = (
     | SendReply
     | EditReply
     | DeleteReply
+    | ReactReply
+    | UnreactReply
     | InviteReply
     | KickReply
     | BanReply

@@ -213,9 +213,10 @@ class Feed:
         start = cursor + 1 - self.tail[0].seq
         return [*islice(self.tail, start, start + min(limit, upto - cursor))]
 
-    def newest(self, upto: int, limit: int) -> Sequence[Message] | None:
+    def newest(self, upto: int, limit: int, reader: str) -> Sequence[Message] | None:
         """Return the newest messages, as of `upto`; None where memory does not reach."""
-        found = fold(event for event in self.tail if event.seq <= upto)  # with all their edits
+        # With all that came of them.
+        found = fold((event for event in self.tail if event.seq <= upto), reader)
         complete = upto < self.first or (self.tail and self.tail[0].seq <= self.first)
         if len(found) < limit and not complete:
             return None

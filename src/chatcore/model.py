@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
+import re
 import secrets
 import unicodedata
 from collections.abc import Mapping
@@ -226,6 +227,8 @@ class Limits:
     address_connections: int | None = 200
     rooms_joined: int = 100
     rooms_owned: int = 15
+    reactions: int = 20
+    """Different emoji on one message."""
     login_seconds: float | None = 300.0
     """How long a connection may stay without a login."""
     buffer_bytes: int = 262_144
@@ -269,6 +272,52 @@ def content(text: str, most: int) -> str:
                     " of control characters only newline and tab"
                 )
     return composed
+
+
+_EMOJI = re.compile("(?:S[VM]*T*(?:JS[VM]*)*|RR|KV?C)")
+"""How an emoji is made, in the letters of `_part` (UTS 51, section 1.4.9)."""
+
+EMOJI_CHARS = 16
+"""Code points in an emoji; the longest that there is has 10."""
+
+
+def emoji(text: str) -> str:
+    """Check one emoji and return it in NFC; an emoji that is newer than this code is one, too.
+
+    Raises Invalid.
+    """
+    if 1 <= len(text) <= EMOJI_CHARS:
+        composed = unicodedata.normalize("NFC", text)
+        if _EMOJI.fullmatch("".join(map(_part, composed))):
+            return composed
+    raise Invalid("A reaction is one emoji")
+
+
+def _part(character: str) -> str:
+    """Say what a character is in an emoji."""
+    match character:
+        case "\u200d":
+            return "J"  # joins two
+        case "\ufe0e" | "\ufe0f":
+            return "V"  # has it shown as text, or as a picture
+        case "\u20e3":
+            return "C"  # a key's cap, on one of these:
+        case "#" | "*":
+            return "K"
+        case "\u203c" | "\u2049" | "\u3030":
+            return "S"  # punctuation otherwise
+    if "0" <= character <= "9":
+        return "K"
+    if "\U0001f1e6" <= character <= "\U0001f1ff":
+        return "R"  # two of them make a flag
+    if "\U0001f3fb" <= character <= "\U0001f3ff":
+        return "M"  # a tone of skin
+    if "\U000e0020" <= character <= "\U000e007f":
+        return "T"  # spells a region, on a flag
+    if "\U0001f000" <= character <= "\U0001faff":
+        return "S"  # what is assigned there, and is to be
+    category = unicodedata.category(character)
+    return "S" if category in ("So", "Sm") and not character.isascii() else " "
 
 
 def line(text: str, what: str, most: int) -> str:

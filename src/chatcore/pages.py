@@ -60,17 +60,20 @@ class Pages:
 
         return await self._shared(feed, ("after", after, head), read)
 
-    async def newest(self, feed: Feed, head: int, limit: int) -> Sequence[Message]:
+    async def newest(self, feed: Feed, head: int, limit: int, reader: str) -> Sequence[Message]:
         """Return the newest messages up to a head, folded as of it."""
         limit = min(limit, self._limits.history)
 
-        async def read() -> Sequence[Message]:
-            page = feed.newest(head, limit)
+        async def read(reader: str) -> Sequence[Message]:
+            page = feed.newest(head, limit, reader)
             if page is None:
-                page = await self._messages(feed, head, 0, head + 1, limit, newest=True)
+                page = await self._messages(feed, head, reader, 0, head + 1, limit, newest=True)
             return self._fit(page, keep_last=True)
 
-        return await self._shared(feed, ("newest", limit, head), read)
+        page = await self._shared(feed, ("newest", limit, head), partial(read, ""))
+        if any(message.reactions for message in page):
+            page = await read(reader)  # which of them are theirs
+        return page
 
     async def _shared(
         self, feed: Feed, asked: Hashable, read: Callable[[], Awaitable[Sequence[E]]]
@@ -85,14 +88,14 @@ class Pages:
         return page
 
     async def history(
-        self, feed: Feed, head: int, asked: History
+        self, feed: Feed, head: int, asked: History, reader: str
     ) -> tuple[Sequence[Durable], bool]:
         """Return a page of events, and whether there are no more in the direction asked for.
 
         Messages are folded as of the head: what was not announced yet is in none of them.
         """
         limit = self.clamp(asked.limit)
-        find = partial(self._find, feed, head, asked.types or ("message",))
+        find = partial(self._find, feed, head, reader, asked.types or ("message",))
         # One more than is wanted tells whether there are more.
         if asked.around is not None:
             older, newer = limit // 2, limit - limit // 2
@@ -114,6 +117,7 @@ class Pages:
         self,
         feed: Feed,
         head: int,
+        reader: str,
         kinds: Collection[str],
         after: int,
         before: int,
@@ -124,7 +128,7 @@ class Pages:
         """Return the newest events of these kinds in a window, or the oldest, in seq order."""
         found: list[Durable] = []
         if "message" in kinds:
-            found += await self._messages(feed, head, after, before, limit, newest=newest)
+            found += await self._messages(feed, head, reader, after, before, limit, newest=newest)
         others = [kind for kind in kinds if kind != "message"]
         if others:
             read = self._repository.events
@@ -135,7 +139,15 @@ class Pages:
         return found[max(0, len(found) - limit) :] if newest else found[:limit]
 
     async def _messages(
-        self, feed: Feed, head: int, after: int, before: int, limit: int, *, newest: bool
+        self,
+        feed: Feed,
+        head: int,
+        reader: str,
+        after: int,
+        before: int,
+        limit: int,
+        *,
+        newest: bool,
     ) -> Sequence[Message]:
         found = await feed.read(
             self._off_loop,
@@ -145,6 +157,7 @@ class Pages:
             limit,
             newest=newest,
             upto=head,
+            reader=reader,
         )
         return fold(found)
 
@@ -164,7 +177,9 @@ class Pages:
 
 def _characters(event: Durable) -> int:
     match event:
-        case Message() | Edit():
+        case Message():
+            return len(event.content) + sum(len(each.emoji) + 16 for each in event.reactions)
+        case Edit():
             return len(event.content)
         case Delete(reason=str(reason)) | Member(reason=str(reason)):
             return len(reason)

@@ -30,6 +30,7 @@ from chatcore.events import (
     PingReply,
     ProfileChanged,
     ProfileReply,
+    ReactReply,
     Reply,
     ReportReply,
     ReportsReply,
@@ -40,6 +41,7 @@ from chatcore.events import (
     TypingReply,
     UnbanReply,
     UnmuteReply,
+    UnreactReply,
     UpdateReply,
     WhoReply,
 )
@@ -189,6 +191,21 @@ class Participant(ABC):
         may be asked for again.
         """
         return await self._ask(commands.Delete(room, seq, reason, txn_id), DeleteReply)
+
+    async def react(
+        self, room: str, seq: int, emoji: str, *, txn_id: str | None = None
+    ) -> ReactReply:
+        """Put an emoji beside a message; one that is there already is a `duplicate`.
+
+        Raises as `edit` does, and Forbidden for one emoji too many on one message.
+        """
+        return await self._ask(commands.React(room, seq, emoji, txn_id), ReactReply)
+
+    async def unreact(
+        self, room: str, seq: int, emoji: str, *, txn_id: str | None = None
+    ) -> UnreactReply:
+        """Take one's own emoji away from a message; one that is not there is a `duplicate`."""
+        return await self._ask(commands.Unreact(room, seq, emoji, txn_id), UnreactReply)
 
     async def history(
         self,

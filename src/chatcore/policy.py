@@ -46,6 +46,8 @@ MAY = _table("""
     typing      yes       yes        yes        forbidden  not_member  not_member  banned  not_found
     delete      yes       yes        yes        yes        not_member  not_member  banned  not_found
     delete_any  yes       yes        forbidden  forbidden  not_member  not_member  banned  not_found
+    react       yes       yes        yes        forbidden  not_member  not_member  banned  not_found
+    unreact     yes       yes        yes        yes        not_member  not_member  banned  not_found
     report      yes       yes        yes        yes        not_member  not_member  banned  not_found
     reports     yes       yes        forbidden  forbidden  not_member  not_member  banned  not_found
     invite      yes       yes        forbidden  forbidden  not_member  not_member  banned  not_found
@@ -65,7 +67,7 @@ a room's title, topic and slow mode, `archive` of whether it is archived; `audit
 read of the log what is no message.
 """
 
-WRITING = ("send", "edit", "typing")
+WRITING = ("send", "edit", "react", "typing")
 """What nobody may do who is muted, and nobody in a room that is archived."""
 
 ROLES = ("reader", "member", "moderator", "owner")

@@ -77,15 +77,16 @@ class Repository(Protocol):
         `seq` is dense in each room and follows the order of the drafts.  A draft is
         judged inside the transaction: a known txn_id first, then whether its sender
         may, by `policy` and the `limits`, then its `refusal`, then slow mode, and whether
-        there is the message that it edits or deletes, and whether the sender may do that; a
-        refused one has its ChatError as outcome and leaves no trace.  Who is disabled or
-        deleted may nothing.  A draft that is `as_host` is not asked what its sender may do,
-        only whether it makes sense.  A deletion of what is deleted already is a Duplicate of
-        the first.  When this returns, everything is durable.
+        there is the message that it is of, and whether the sender may do that; a refused one
+        has its ChatError as outcome and leaves no trace.  Who is disabled or deleted may
+        nothing.  A draft that is `as_host` is not asked what its sender may do, only whether
+        it makes sense.  A deletion of what is deleted already is a Duplicate of the first, and
+        so is a reaction that changes nothing of what has made it so: of the message, where it
+        takes away what is not there.  When this returns, everything is durable.
 
         A deletion takes the text of the message and of its edits out of the storage in
         the same transaction: from then on they are `erased` wherever they are read, and
-        in this batch's outcomes.
+        in this batch's outcomes; the message has no reactions any more.
 
         Raises OutcomeUnknown where the commit may or may not have happened.
         """
@@ -119,12 +120,22 @@ class Repository(Protocol):
         """Return at most `limit` events with after < seq <= upto, in seq order, without holes."""
 
     def messages(
-        self, room: str, after: int, before: int, limit: int, *, newest: bool, upto: int
+        self,
+        room: str,
+        after: int,
+        before: int,
+        limit: int,
+        *,
+        newest: bool,
+        upto: int,
+        reader: str = "",
     ) -> Sequence[Message | Edit]:
         """Return at most `limit` messages with after < seq < before, in seq order.
 
-        The newest of them, or the oldest; and behind them what `fold` needs beside them:
-        of each the newest edit with seq <= upto, wherever in the log it is.  One snapshot.
+        The newest of them, or the oldest, with the reactions that they have as of `upto`,
+        as `reader` sees them; and behind them what `fold` needs beside them: of each the
+        newest edit with seq <= upto, wherever in the log it is.  One snapshot.  It takes
+        no longer where a message has many reactions.
         """
 
     def events(

@@ -67,13 +67,18 @@ class Target:
     """A message that somebody wants to do something with."""
 
     sender: str
-    deletion: Duplicate | None
+    timestamp: datetime
+    deletion: Duplicate | None = None
     """What deleted it already."""
+    tallies: dict[str, int] = field(factory=dict)
+    """How many have put each emoji beside it."""
 
 
 RoomUser = tuple[str, str]
 RoomSeq = tuple[str, int]
 TxnKey = tuple[str, str, str]
+ReactionKey = tuple[str, int, str, str]
+"""A message, who reacts, and their emoji."""
 
 
 @define
@@ -91,6 +96,8 @@ class Ledger:
     """Of each user whom limits are for, what they are in each of their rooms."""
     targets: dict[RoomSeq, Target | None]
     """Each message that a draft names; None for one that is not there yet."""
+    reactions: dict[ReactionKey, Duplicate]
+    """Those that drafts add or remove, where they are there: what has added each."""
     barred: set[str] = field(factory=set)
     """Those users who are disabled or deleted."""
 
@@ -103,7 +110,14 @@ class Ledger:
     """What is to be said now of rooms, where it is another."""
     used: dict[TxnKey, Txn] = field(factory=dict, init=False)
     erased: set[RoomSeq] = field(factory=set, init=False)
-    """The messages whose text goes, and that of their edits: in what was stored before, too."""
+    """The messages whose text goes, and that of their edits: in what was stored before, too.
+
+    And their reactions, those that this batch has added, too.
+    """
+    reacted: dict[ReactionKey, int | None] = field(factory=dict, init=False)
+    """The reactions that this batch changed: the seq of what added each, None for what went."""
+    tallies: dict[tuple[str, int, str], int] = field(factory=dict, init=False)
+    """How many of these emoji are beside these messages now."""
 
     def judge(self, drafts: Sequence[Draft]) -> list[Outcome]:
         """Take a batch in, draft by draft in this order; say of each what became of it."""
@@ -174,11 +188,12 @@ class Ledger:
             self._check_reply(draft)
             if room.slow_mode and standing is not None and standing.role in policy.SLOWED:
                 self._wait_turn(draft, room)
-        elif draft.kind in ("edit", "delete"):
+        elif draft.kind in ("edit", "delete", "reaction"):
             target = self._target(draft, room, standing)
-            if target.deletion is not None:
-                self._use(draft, target.deletion.seq, target.deletion.timestamp)
-                return target.deletion
+            done = self._done(draft, target)
+            if done is not None:
+                self._use(draft, done.seq, done.timestamp)
+                return done
         room.head += 1
         room.messages += draft.kind == "message"
         self._use(draft, room.head, draft.timestamp)
@@ -190,10 +205,12 @@ class Ledger:
             self._stand(draft.room.name, draft.sender, standing.role, room)
             key = (draft.room.name, room.head)
             if key in self.targets:
-                self.targets[key] = Target(draft.sender, None)
+                self.targets[key] = Target(draft.sender, draft.timestamp)
         elif draft.kind == "delete" and target is not None:
             target.deletion = Duplicate(room.head, draft.timestamp)
             self.erased.add(_aim(draft))
+        elif draft.kind == "reaction" and target is not None:
+            self._react(draft, target, room.head)
         elif draft.kind == "room":
             self._update(draft, room)
         event = committed(draft, room.head)
@@ -215,17 +232,46 @@ class Ledger:
                 raise NotFound("There is no such message to reply to; it may have been deleted")
 
     def _target(self, draft: Draft, room: RoomState, standing: Standing | None) -> Target:
-        """Return the message that a draft edits or deletes, where its sender may do so."""
+        """Return the message that a draft is of, where its sender may do that to it."""
         target = self.targets[_aim(draft)]
         if target is None:
             raise NotFound("There is no such message")
-        if draft.sender != target.sender and not draft.as_host:
-            if draft.kind == "edit":
-                raise Forbidden("Only who sent a message may edit it")
+        own = draft.sender == target.sender or draft.as_host
+        if not own and draft.kind == "edit":
+            raise Forbidden("Only who sent a message may edit it")
+        if not own and draft.kind == "delete":
             self._check("delete_any", draft, room, standing)
-        if draft.kind == "edit" and target.deletion is not None:
+        if draft.kind != "delete" and target.deletion is not None:
             raise NotFound("This message was deleted")
         return target
+
+    def _done(self, draft: Draft, target: Target) -> Duplicate | None:
+        """Return what has done already what a draft wants; None where it changes something."""
+        if draft.kind != "reaction":
+            return target.deletion
+        is_there = self.reactions.get(_reaction(draft))
+        if draft.body["action"] == "remove":
+            seq = _aim(draft)[1]
+            return Duplicate(seq, target.timestamp) if is_there is None else None
+        if is_there is None and draft.limits is not None:
+            most = draft.limits.reactions
+            if draft.body["emoji"] not in target.tallies and len(target.tallies) >= most:
+                raise Forbidden(f"A message has at most {most} different reactions; join one")
+        return is_there
+
+    def _react(self, draft: Draft, target: Target, seq: int) -> None:
+        key = room, message, _, emoji = _reaction(draft)
+        if draft.body["action"] == "add":
+            self.reactions[key] = Duplicate(seq, draft.timestamp)
+            self.reacted[key] = seq
+            count = target.tallies.get(emoji, 0) + 1
+        else:
+            del self.reactions[key]
+            self.reacted[key] = None
+            count = target.tallies.pop(emoji) - 1
+        if count:
+            target.tallies[emoji] = count
+        self.tallies[room, message, emoji] = count
 
     def _room(self, draft: Draft) -> RoomState:
         room = self.rooms.get(draft.room.name)
@@ -420,6 +466,8 @@ def _action(draft: Draft) -> str:
             return "set_role" if action == "role" else action
         case "room":
             return "archive" if "archived" in draft.body else "update"
+        case "reaction":
+            return "react" if draft.body["action"] == "add" else "unreact"
     return draft.kind
 
 
@@ -432,6 +480,10 @@ def _aim(draft: Draft, field: str = "target") -> RoomSeq:
     seq = draft.body[field]
     assert isinstance(seq, int)
     return draft.room.name, seq
+
+
+def _reaction(draft: Draft) -> ReactionKey:
+    return *_aim(draft), draft.sender, str(draft.body["emoji"])
 
 
 def _erased(body: Mapping[str, object]) -> dict[str, object]:
@@ -452,6 +504,13 @@ class Touched:
     """Rooms that may lose an owner."""
     targets: set[RoomSeq] = field(factory=set)
     """Messages to be edited, deleted or answered."""
+    reactions: set[ReactionKey] = field(factory=set)
+    """Those to be added or removed."""
+
+    @property
+    def messages(self) -> set[RoomSeq]:
+        """All messages that are named, by whatever is to be done with them."""
+        return self.targets | {(room, seq) for room, seq, *_ in self.reactions}
 
 
 def touched(drafts: Iterable[Draft]) -> Touched:
@@ -469,6 +528,8 @@ def touched(drafts: Iterable[Draft]) -> Touched:
                 found.limited |= {username, draft.sender}
         elif draft.kind in ("edit", "delete"):
             found.targets.add(_aim(draft))
+        elif draft.kind == "reaction":
+            found.reactions.add(_reaction(draft))
         elif "reply_to" in draft.body:
             found.targets.add(_aim(draft, "reply_to"))
         if draft.txn_id is not None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from attrs import asdict, define, evolve, field
 
+from chatcore import folding
 from chatcore.events import (
     DURABLE,
     Delete,
@@ -19,10 +20,12 @@ from chatcore.events import (
     Member,
     MemberItem,
     Message,
+    Reaction,
     ReportItem,
     Stored,
+    Tally,
 )
-from chatcore.folding import erased, redacted
+from chatcore.folding import erased, ranked, redacted
 from chatcore.model import (
     INVITED,
     Account,
@@ -62,6 +65,10 @@ class _Log:
     edits: dict[int, list[int]] = field(factory=dict)
     """Of each message that has any, where they are."""
     deletions: dict[int, Duplicate] = field(factory=dict)
+    reactions: dict[int, dict[str, dict[str, int]]] = field(factory=dict)
+    """Of each message that has any, by emoji: who reacted so, and where in the log."""
+    reacted: dict[int, list[Reaction]] = field(factory=dict)
+    """All that there ever were."""
 
     @property
     def head(self) -> int:
@@ -77,10 +84,36 @@ class _Log:
                 self.edits.setdefault(event.target, []).append(event.seq)
             case Delete():
                 self.deletions[event.target] = Duplicate(event.seq, event.timestamp)
+            case Reaction():
+                self.reacted.setdefault(event.target, []).append(event)
 
     def erase(self, message: int) -> None:
         for seq in (message, *self.edits.get(message, ())):
             self.events[seq - 1] = erased(self.events[seq - 1])
+        self.reactions.pop(message, None)
+        self.reacted.pop(message, None)
+
+    def react(self, message: int, username: str, emoji: str, seq: int | None) -> None:
+        """Note what has added a reaction, or that it is there no more."""
+        by_emoji = self.reactions.setdefault(message, {})
+        who = by_emoji.setdefault(emoji, {})
+        if seq is not None:
+            who[username] = seq
+            return
+        who.pop(username, None)
+        if not who:
+            del by_emoji[emoji]
+
+    def reaction(self, message: int, username: str, emoji: str) -> Duplicate | None:
+        seq = self.reactions.get(message, {}).get(emoji, {}).get(username)
+        return None if seq is None else Duplicate(seq, self.events[seq - 1].timestamp)
+
+    def with_reactions(self, message: Message, upto: int, reader: str) -> Message:
+        found = self.reactions.get(message.seq, {})
+        now = (Tally(emoji, len(who), reader in who) for emoji, who in found.items())
+        every = self.reacted.get(message.seq, [])
+        later = every[bisect_right(every, upto, key=lambda each: each.seq) :]
+        return evolve(message, reactions=folding.before(ranked(now), later, reader))
 
     def reports_of(self, username: str) -> list[tuple[int, str]]:
         """Return the keys of what somebody reported, and what was reported of their messages."""
@@ -100,7 +133,8 @@ class _Log:
         event = self.events[seq - 1] if 1 <= seq <= self.head else None
         if not isinstance(event, Message):
             return None
-        return Target(event.sender, self.deletions.get(seq))
+        tallies = {emoji: len(who) for emoji, who in self.reactions.get(seq, {}).items()}
+        return Target(event.sender, event.timestamp, self.deletions.get(seq), tallies)
 
 
 class MemoryRepository:
@@ -143,6 +177,8 @@ class MemoryRepository:
                 log.counts.append(stored.messages)
                 log.drafts.append(draft.id)
                 self._stored.append((stored.event.room, stored.event.seq))
+            for (room, seq, username, emoji), added in ledger.reacted.items():
+                self._logs[room].react(seq, username, emoji, added)
             for room, seq in ledger.erased:
                 self._logs[room].erase(seq)
             for (room, username), standing in ledger.changed.items():
@@ -200,7 +236,12 @@ class MemoryRepository:
             },
             targets={
                 (room, seq): logs[room].target(seq) if room in logs else None
-                for room, seq in about.targets
+                for room, seq in about.messages
+            },
+            reactions={
+                key: there
+                for key in about.reactions
+                if key[0] in logs and (there := logs[key[0]].reaction(*key[1:])) is not None
             },
             barred={
                 username
@@ -250,7 +291,15 @@ class MemoryRepository:
             return self._logs[room].events[after : min(upto, after + limit)]
 
     def messages(
-        self, room: str, after: int, before: int, limit: int, *, newest: bool, upto: int
+        self,
+        room: str,
+        after: int,
+        before: int,
+        limit: int,
+        *,
+        newest: bool,
+        upto: int,
+        reader: str = "",
     ) -> Sequence[Message | Edit]:
         with self._lock:
             log = self._logs[room]
@@ -258,6 +307,7 @@ class MemoryRepository:
             found = [event for event in window if isinstance(event, Message)]
             found = found[max(0, len(found) - limit) :] if newest else found[:limit]
             edits = (log.newest_edit(message.seq, upto) for message in found)
+            found = [log.with_reactions(message, upto, reader) for message in found]
             return [*found, *(edit for edit in edits if edit is not None)]
 
     def events(

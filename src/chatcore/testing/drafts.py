@@ -29,6 +29,22 @@ def edit(sender: str, target: int, text: str, room: Room = LOBBY, **more: Any) -
     return Draft(room=room, sender=sender, kind="edit", body=body, timestamp=at, **more)
 
 
+THUMB = "\U0001f44d"
+
+
+def react(
+    sender: str,
+    target: int,
+    emoji: str = THUMB,
+    room: Room = LOBBY,
+    *,
+    adds: bool = True,
+    **more: Any,
+) -> Draft:
+    body = {"target": target, "emoji": emoji, "action": "add" if adds else "remove"}
+    return Draft(room=room, sender=sender, kind="reaction", body=body, timestamp=NOW, **more)
+
+
 def delete(sender: str, target: int, room: Room = LOBBY, **more: Any) -> Draft:
     body: dict[str, object] = {"target": target}
     if "reason" in more:

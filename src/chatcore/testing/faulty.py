@@ -202,9 +202,26 @@ class FaultyRepository:
         return self._do(self.inside.read, room, after, upto, limit)
 
     def messages(
-        self, room: str, after: int, before: int, limit: int, *, newest: bool, upto: int
+        self,
+        room: str,
+        after: int,
+        before: int,
+        limit: int,
+        *,
+        newest: bool,
+        upto: int,
+        reader: str = "",
     ) -> Sequence[Message | Edit]:
-        return self._do(self.inside.messages, room, after, before, limit, newest=newest, upto=upto)
+        return self._do(
+            self.inside.messages,
+            room,
+            after,
+            before,
+            limit,
+            newest=newest,
+            upto=upto,
+            reader=reader,
+        )
 
     def events(
         self, room: str, kinds: Sequence[str], after: int, before: int, limit: int, *, newest: bool

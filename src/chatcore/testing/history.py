@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 
 from attrs import define, field, frozen
 
-from chatcore.events import Delete, Durable, Edit, Member, Message
+from chatcore.events import Delete, Durable, Edit, Member, Message, Reaction
 from chatcore.folding import erased, fold
 from chatcore.model import INTEGERS
 from chatcore.ports import Repository
@@ -449,7 +449,7 @@ def _check_reading(
     for event, head in given if ours else ():
         if event.seq < log.first:
             continue
-        kept = stored.event(event.seq, head)
+        kept = stored.event(event.seq, head, who)
         if kept is None:
             yield found("phantom", f"{event.seq} was seen, and is not stored")
         elif event != kept and not (stored.had_text(event, reading.head) and erased(event) == kept):
@@ -461,7 +461,7 @@ class _Stored:
 
     def __init__(self, log: Log) -> None:
         self._events = {event.seq: event for event in log.events}
-        self._edits: dict[int, list[Edit]] = defaultdict(list)
+        self._of: dict[int, list[Edit | Reaction]] = defaultdict(list)
         self._deletions: dict[int, int] = {}
         self._absences: dict[str, list[tuple[int, int]]] = defaultdict(list)
         """Of each user, when they went and when they came back."""
@@ -473,20 +473,20 @@ class _Stored:
                 case Member(action="join") if event.username in away:
                     absence = (away.pop(event.username), event.seq)
                     self._absences[event.username].append(absence)
-                case Edit():
-                    self._edits[event.target].append(event)
+                case Edit() | Reaction():
+                    self._of[event.target].append(event)
                 case Delete():
                     self._deletions.setdefault(event.target, event.seq)
 
         for who, went in away.items():
             self._absences[who].append((went, INTEGERS))
 
-    def event(self, seq: int, head: int | None) -> Durable | None:
-        """Return an event as it is in the log, or folded as of a head."""
+    def event(self, seq: int, head: int | None, who: str) -> Durable | None:
+        """Return an event as it is in the log, or folded as of a head, as somebody sees it."""
         event = self._events.get(seq)
         if head is None or not isinstance(event, Message):
             return event
-        return fold([event, *(edit for edit in self._edits[seq] if edit.seq <= head)])[0]
+        return fold([event, *(each for each in self._of[seq] if each.seq <= head)], who)[0]
 
     def absent(self, who: str, seq: int) -> int | None:
         """Return what ended somebody's being there, where they had not come back by an event."""

@@ -29,6 +29,7 @@ from chatcore.testing.drafts import (
     delete,
     edit,
     member,
+    react,
     say,
     types_of,
     update,
@@ -120,6 +121,8 @@ def _attempt(action: str, who: str, room: Room) -> Draft:
             return edit(who, seq, "hello", room)
         case "delete":
             return delete(who, seq, room)
+        case "react" | "unreact":
+            return react(who, seq, room=room, adds=action == "react")
         case "delete_any":
             return delete(who, 2 if who != "owner" else 9, room)
         case "update":

@@ -40,6 +40,9 @@ class Dialect(Protocol):
     def taken(self, select: sa.Select[Any]) -> sa.Select[Any]:
         """A select of one JSON value: a list of lists, in no order; JSON columns nested."""
 
+    def listed(self, select: sa.Select[Any]) -> sa.ColumnElement[Any]:
+        """What `taken` makes, as a JSON column of the select that this one is correlated to."""
+
     def upsert(self, table: sa.Table, source: sa.Select[Any]) -> sa.Insert:
         """Insert, or update what is not of the key; columns by the source's labels."""
 

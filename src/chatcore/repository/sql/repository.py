@@ -15,7 +15,9 @@ from typing import Any, TypeAlias
 
 import orjson
 import sqlalchemy as sa
+from attrs import evolve
 
+from chatcore import folding
 from chatcore.errors import OutcomeUnknown
 from chatcore.events import (
     DURABLE,
@@ -24,10 +26,12 @@ from chatcore.events import (
     Edit,
     MemberItem,
     Message,
+    Reaction,
     ReportItem,
     Stored,
+    Tally,
 )
-from chatcore.folding import ERASED
+from chatcore.folding import ERASED, ranked
 from chatcore.model import (
     INVITED,
     Account,
@@ -46,9 +50,11 @@ from chatcore.repository.sql.dialect import Connection, Dialect
 from chatcore.repository.sql.schema import (
     events,
     members,
+    reactions,
     reports,
     restraints,
     rooms,
+    tallies,
     tokens,
     txns,
     users,
@@ -114,6 +120,8 @@ class SqlRepository:
                     for draft, stored in ledger.stored
                 ),
             )
+            if ledger.reacted:
+                self._react(connection, ledger, room_ids, user_ids)
             if ledger.erased:
                 gone = [[room_ids[room], seq] for room, seq in ledger.erased]
                 connection.execute(
@@ -123,6 +131,8 @@ class SqlRepository:
                     sql.erase_edits,
                     _given([*message, {"target": message[1], **ERASED}] for message in gone),
                 )
+                for statement in (sql.remove_all_reactions, sql.remove_all_tallies):
+                    connection.execute(statement, _given(gone))
             connection.execute(
                 sql.set_heads,
                 _given(
@@ -177,6 +187,28 @@ class SqlRepository:
                 raise OutcomeUnknown(outcomes, self._dialect.explain(error)) from error
             return outcomes
 
+    def _react(
+        self,
+        connection: Connection,
+        ledger: Ledger,
+        room_ids: Mapping[str, int],
+        user_ids: Mapping[str, int],
+    ) -> None:
+        """Store what a batch has changed of reactions."""
+        sql = self._sql
+        reacted = [
+            [room_ids[room], target, user_ids[user], emoji, seq]
+            for (room, target, user, emoji), seq in ledger.reacted.items()
+        ]
+        counted = [
+            [room_ids[room], target, emoji, count]
+            for (room, target, emoji), count in ledger.tallies.items()
+        ]
+        connection.execute(sql.remove_reactions, _given(row for row in reacted if not row[-1]))
+        connection.execute(sql.remove_tallies, _given(row for row in counted if not row[-1]))
+        connection.execute(sql.set_reactions, _given(row for row in reacted if row[-1]))
+        connection.execute(sql.set_tallies, _given(row for row in counted if row[-1]))
+
     def _load(
         self, connection: Connection, drafts: Sequence[Draft]
     ) -> tuple[Ledger, dict[str, int], dict[str, int]]:
@@ -189,7 +221,7 @@ class SqlRepository:
         more: _Given = {
             "limited": [[username] for username in about.limited],
             "owned": [[name] for name in about.owned],
-            "targets": [*about.targets],
+            "targets": [*about.targets, *about.reactions],
         }
         found_roles: list[list[Any]] = []
         found_owners: list[list[Any]] = []
@@ -227,11 +259,13 @@ class SqlRepository:
             },
             roles=roles,
             targets={
-                **dict.fromkeys(about.targets),
-                **{
-                    (room, seq): Target(sender, Duplicate(by, moment(at)) if by else None)
-                    for room, seq, sender, by, at in found_targets
-                },
+                **dict.fromkeys(about.messages),
+                **{(room, seq): _target(row) for room, seq, *row in found_targets},
+            },
+            reactions={
+                (room, seq, reactor, emoji): Duplicate(added, moment(when))
+                for room, seq, *_, reactor, emoji, added, when in found_targets
+                if added is not None
             },
         )
         room_ids = {name: room_id for name, room_id, *_ in found_rooms}
@@ -294,16 +328,32 @@ class SqlRepository:
         return _events(room, connection.taken(self._sql.read, window))
 
     def messages(
-        self, room: str, after: int, before: int, limit: int, *, newest: bool, upto: int
+        self,
+        room: str,
+        after: int,
+        before: int,
+        limit: int,
+        *,
+        newest: bool,
+        upto: int,
+        reader: str = "",
     ) -> Sequence[Message | Edit]:
-        window = {"room": room, "after": after, "before": before, "limit": limit, "upto": upto}
+        window = {"room": room, "after": after, "before": before, "limit": limit}
+        window |= {"upto": upto, "username": reader}
         statement = self._sql.newest_messages if newest else self._sql.oldest_messages
         with self._dialect.reading() as connection:
             found = connection.taken(statement, window)
         messages: list[Message] = []
         edits: list[Edit] = []
-        for seq, sender, at, body, edit_seq, edit_at, edit_body in sorted(found):
-            messages.append(Message(room, seq, sender, moment(at), **body))
+        for seq, sender, at, body, *edit, counts, mine, later in sorted(found):
+            own = {emoji for (emoji,) in mine}
+            now = ranked(Tally(emoji, count, emoji in own) for emoji, count in counts)
+            message = Message(room, seq, sender, moment(at), **body, reactions=now)
+            if later and not message.erased:
+                reacted = [each for each in _events(room, later) if isinstance(each, Reaction)]
+                message = evolve(message, reactions=folding.before(now, reacted, reader))
+            messages.append(message)
+            edit_seq, edit_at, edit_body = edit
             if edit_seq is not None:  # of who sent the message: nobody else may
                 edits.append(Edit(room, edit_seq, sender, moment(edit_at), **edit_body))
         return [*messages, *edits]
@@ -564,6 +614,12 @@ def _membership(row: Sequence[Any]) -> Membership:
     return Membership(room, role, room.epoch, first, head, read, max(0, unread))
 
 
+def _target(row: Sequence[Any]) -> Target:
+    sender, deleted_by, deleted, at, tallies, *_ = row
+    deletion = Duplicate(deleted_by, moment(deleted)) if deleted_by is not None else None
+    return Target(sender, moment(at), deletion, dict(tallies))
+
+
 def _room(row: Sequence[Any]) -> Room:
     name, kind, title, topic, epoch, slow_mode, archived = row
     return Room(name, kind, title, topic, epoch, slow_mode, bool(archived))
@@ -702,14 +758,27 @@ class _Statements:
             )
             .join(users, users.c.id == members.c.user_id)
         )
-        row, deletions = given("room", "seq", by="targets"), events.alias("deletions")
+        deletions, added = events.alias("deletions"), events.alias("added")
+        reactors = users.alias("reactors")
+        row = given("room", "seq", "reactor", "emoji", by="targets")
+        beside = (
+            sa.select(tallies.c.emoji, tallies.c.count)
+            .where(tallies.c.room_id == events.c.room_id, tallies.c.target == events.c.seq)
+            .correlate(events)
+        )
         self.load_target = load_targets = taken(
             sa.select(
                 row.c.room,
                 row.c.seq,
                 users.c.username,
                 deletions.c.seq.label("by"),
-                deletions.c.timestamp,
+                deletions.c.timestamp.label("gone"),
+                events.c.timestamp,
+                dialect.listed(beside).label("beside"),
+                row.c.reactor,
+                row.c.emoji,
+                added.c.seq.label("added"),
+                added.c.timestamp.label("when"),
             )
             .join_from(row, rooms, rooms.c.name == row.c.room)
             .join(
@@ -728,6 +797,20 @@ class _Statements:
                     deletions.c.target == events.c.seq,
                     deletions.c.kind == "delete",
                 ),
+            )
+            .outerjoin(reactors, reactors.c.username == row.c.reactor)
+            .outerjoin(
+                reactions,
+                sa.and_(
+                    reactions.c.room_id == events.c.room_id,
+                    reactions.c.target == events.c.seq,
+                    reactions.c.user_id == reactors.c.id,
+                    reactions.c.emoji == row.c.emoji,
+                ),
+            )
+            .outerjoin(
+                added,
+                sa.and_(added.c.room_id == events.c.room_id, added.c.seq == reactions.c.seq),
             )
         )
         # One statement for all: most of what a lone send costs is each statement's own.  A batch
@@ -773,6 +856,15 @@ class _Statements:
         erase = sa.update(events).values(body=row.c.body).where(events.c.room_id == row.c.room_id)
         self.erase_messages = erase.where(events.c.seq == row.c.seq)
         self.erase_edits = erase.where(events.c.target == row.c.seq, events.c.kind == "edit")
+        row = given("room_id", "target", "user_id", "emoji", "seq")
+        self.set_reactions = dialect.upsert(reactions, sa.select(*row.c))
+        self.remove_reactions = _delete(reactions, row)
+        row = given("room_id", "target", "emoji", "count")
+        self.set_tallies = dialect.upsert(tallies, sa.select(*row.c))
+        self.remove_tallies = _delete(tallies, row)
+        row = given("room_id", "target")
+        self.remove_all_reactions = _delete(reactions, row)
+        self.remove_all_tallies = _delete(tallies, row)
         row = given("id", "head", "messages")
         self.set_heads = (
             sa.update(rooms)
@@ -781,10 +873,7 @@ class _Statements:
         )
         row = given("room_id", "user_id", "role", "read", "read_messages")
         self.set_members = dialect.upsert(members, sa.select(*row.c))
-        row = given("room_id", "user_id")
-        self.remove_members = sa.delete(members).where(
-            sa.tuple_(members.c.room_id, members.c.user_id).in_(sa.select(*row.c))
-        )
+        self.remove_members = _delete(members, given("room_id", "user_id"))
         row = given("room_id", "user_id", "banned", "muted", "spoke", "reader")
         self.set_restraints = dialect.upsert(restraints, sa.select(*row.c))
         row = given("id", "title", "topic", "slow_mode", "archived")
@@ -805,14 +894,7 @@ class _Statements:
 
         # Pages of the log.
         window = (
-            sa.select(
-                events.c.seq,
-                events.c.kind,
-                users.c.username,
-                events.c.timestamp,
-                sa.type_coerce(events.c.body, sa.JSON).label("body"),
-            )
-            .join_from(events, users, users.c.id == events.c.sender_id)
+            _event_rows(events)
             .where(
                 events.c.room_id == room_id,
                 events.c.seq > param("after"),
@@ -822,8 +904,8 @@ class _Statements:
         )
         oldest, newest = window.order_by(events.c.seq), window.order_by(events.c.seq.desc())
         self.read = taken(oldest)
-        self.oldest_messages = taken(_with_newest_edit(oldest))
-        self.newest_messages = taken(_with_newest_edit(newest))
+        self.oldest_messages = taken(_as_they_are(dialect, oldest, user_id))
+        self.newest_messages = taken(_as_they_are(dialect, newest, user_id))
         row = given("kind")
         # Spelled out, or the index of what is no message would not be taken for it.
         others = window.where(
@@ -1066,12 +1148,60 @@ class _Statements:
         )
 
 
-def _with_newest_edit(page: sa.Select[Any]) -> sa.Select[Any]:
-    """Return a page's messages, each beside the newest of its edits that is not above `upto`."""
+def _event_rows(log: Any) -> sa.Select[Any]:  # the events, under whatever name
+    """Select what `_events` makes events of."""
+    return sa.select(
+        log.c.seq,
+        log.c.kind,
+        users.c.username,
+        log.c.timestamp,
+        sa.type_coerce(log.c.body, sa.JSON).label("body"),
+    ).join_from(log, users, users.c.id == log.c.sender_id)
+
+
+def _delete(table: sa.Table, row: sa.Subquery) -> sa.Delete:
+    """Delete what has the given values in those of its key's columns that are given."""
+    columns = [column for column in table.primary_key if column.name in row.c]
+    values = [row.c[column.name] for column in columns]
+    return sa.delete(table).where(sa.tuple_(*columns).in_(sa.select(*values)))
+
+
+def _as_they_are(
+    dialect: Dialect, page: sa.Select[Any], user_id: sa.ColumnElement[int]
+) -> sa.Select[Any]:
+    """Return a page's messages, and beside each what `upto` and a reader make of it.
+
+    Its reactions as they are counted now, which of them are the reader's, and those that
+    came or went above `upto`; and the newest of its edits that is not.
+    """
     messages = (
         page.where(events.c.kind == "message").add_columns(events.c.room_id).subquery("messages")
     )
+    beside = (
+        sa.select(tallies.c.emoji, tallies.c.count)
+        .where(tallies.c.room_id == messages.c.room_id, tallies.c.target == messages.c.seq)
+        .correlate(messages)
+    )
+    mine = (
+        sa.select(reactions.c.emoji)
+        .where(
+            reactions.c.room_id == messages.c.room_id,
+            reactions.c.target == messages.c.seq,
+            reactions.c.user_id == user_id,
+        )
+        .correlate(messages)
+    )
     edits, each = events.alias("edits"), events.alias("each")
+    later = (
+        _event_rows(each)
+        .where(
+            each.c.room_id == messages.c.room_id,
+            each.c.target == messages.c.seq,
+            each.c.kind == "reaction",
+            each.c.seq > sa.bindparam("upto"),
+        )
+        .correlate(messages)
+    )
     newest = (
         sa.select(each.c.seq)
         .where(
@@ -1092,6 +1222,9 @@ def _with_newest_edit(page: sa.Select[Any]) -> sa.Select[Any]:
         edits.c.seq.label("edit_seq"),
         edits.c.timestamp.label("edit_timestamp"),
         sa.type_coerce(edits.c.body, sa.JSON).label("edit_body"),
+        dialect.listed(beside).label("beside"),
+        dialect.listed(mine).label("mine"),
+        dialect.listed(later).label("later"),
     ).outerjoin_from(
         messages,
         edits,

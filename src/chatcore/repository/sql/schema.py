@@ -11,6 +11,14 @@ import sqlalchemy as sa
 
 metadata = sa.MetaData()
 
+
+def _of_a_message(column: str) -> sa.ForeignKeyConstraint:
+    """Have what is of a message go with it, where it goes out of the log."""
+    return sa.ForeignKeyConstraint(
+        ["room_id", column], ["events.room_id", "events.seq"], ondelete="CASCADE"
+    )
+
+
 users = sa.Table(
     "users",
     metadata,
@@ -73,6 +81,7 @@ events = sa.Table(
         "ix_events_target",
         "room_id",
         "target",
+        "kind",  # for a message may have a thousand reactions to one edit
         "seq",
         sqlite_where=sa.text("target IS NOT NULL"),  # most have none, and cost it nothing
     ),
@@ -81,8 +90,33 @@ events = sa.Table(
 """The log.
 
 `messages` counts the room's messages up to this event; `body` is JSON; `target` is the
-seq of the message that an edit or a deletion is of, as it is in the body.
+seq of the message that an edit, a deletion or a reaction is of, as it is in the body.
 """
+
+reactions = sa.Table(
+    "reactions",
+    metadata,
+    sa.Column("room_id", sa.Integer, sa.ForeignKey("rooms.id"), primary_key=True),
+    sa.Column("target", sa.BigInteger, primary_key=True),
+    sa.Column("user_id", sa.Integer, sa.ForeignKey("users.id"), primary_key=True, index=True),
+    sa.Column("emoji", sa.Text, primary_key=True),
+    sa.Column("seq", sa.BigInteger, nullable=False),
+    _of_a_message("target"),
+    sqlite_with_rowid=False,
+)
+"""Those that are there now; `target` is the message's seq, `seq` that of what added it."""
+
+tallies = sa.Table(
+    "tallies",
+    metadata,
+    sa.Column("room_id", sa.Integer, sa.ForeignKey("rooms.id"), primary_key=True),
+    sa.Column("target", sa.BigInteger, primary_key=True),
+    sa.Column("emoji", sa.Text, primary_key=True),
+    sa.Column("count", sa.BigInteger, nullable=False),
+    _of_a_message("target"),
+    sqlite_with_rowid=False,
+)
+"""How many of `reactions` each message has with each emoji; never 0."""
 
 members = sa.Table(
     "members",

@@ -351,6 +351,9 @@ class SqliteRepository(SqlRepository):
     def without(self, body: sa.ColumnElement[str], field: str) -> sa.ColumnElement[str]:
         return sa.func.json_remove(body, sa.literal_column(f"'$.{field}'"), type_=sa.Text)
 
+    def listed(self, select: sa.Select[Any]) -> sa.ColumnElement[Any]:
+        return sa.type_coerce(self.taken(select).scalar_subquery(), sa.JSON)
+
     def upsert(self, table: sa.Table, source: sa.Select[Any]) -> sa.Insert:
         columns = [column.name for column in source.selected_columns]
         # SQLite reads ON after a bare FROM as a join's.

@@ -1,0 +1,179 @@
+"""What becomes of a message: reactions and more, in SQLite and in a chat."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from chatcore import fold
+from chatcore.errors import Invalid
+from chatcore.events import Message, Stored, Tally
+from chatcore.model import User, emoji
+from chatcore.ports import Repository
+from chatcore.repository.memory import MemoryRepository
+from chatcore.repository.sql import SqliteRepository
+from chatcore.testing.drafts import LOBBY, THUMB, delete, edit, member, react, say
+
+CROWD = [f"user{number}" for number in range(1_000)]
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Iterator[SqliteRepository]:
+    repository = SqliteRepository(tmp_path / "chat.db")
+    repository.open()
+    repository.add_room(LOBBY)
+    for name in CROWD:
+        repository.add_user(User(name, name), None)
+    repository.append([member(name, "join") for name in CROWD])
+    yield repository
+    repository.close()
+
+
+def steps_of_a_page(repository: SqliteRepository) -> int:
+    """Count what SQLite does for a page of two messages."""
+    taken = 0
+
+    def step() -> int:
+        nonlocal taken
+        taken += 1
+        return 0
+
+    with repository.reading() as connection:
+        driver = connection._connection.driver_connection  # noqa: SLF001
+    assert driver is not None
+    driver.set_progress_handler(step, 1)
+    try:
+        repository.messages("lobby", 0, 9_999, 2, newest=False, upto=9_999, reader="user7")
+    finally:
+        driver.set_progress_handler(None, 0)
+    return taken
+
+
+def test_a_page_takes_no_longer_where_a_message_has_many_reactions(
+    repository: SqliteRepository,
+) -> None:
+    repository.append([say("user0", "one"), say("user0", "two")])
+    one = repository.head("lobby", 0)[1] - 1
+    repository.append([react("user0", one), react("user0", one + 1)])
+    before = steps_of_a_page(repository)
+    outcomes = repository.append([react(name, one) for name in CROWD[1:]])
+    assert all(isinstance(each, Stored) for each in outcomes)
+    page = repository.messages("lobby", 0, 9_999, 2, newest=False, upto=9_999, reader="user7")
+    assert [each.reactions for each in page if isinstance(each, Message)] == [
+        (Tally(THUMB, 1_000, me=True),),
+        (Tally(THUMB, 1, me=False),),
+    ]
+    assert steps_of_a_page(repository) <= before * 1.1
+
+
+DONE = st.lists(
+    st.tuples(
+        st.sampled_from(["say", "edit", "delete", "add", "add", "add", "remove"]),
+        st.sampled_from(["ada", "bob", "cyd"]),
+        st.integers(4, 12),
+        st.sampled_from([THUMB, "\u2615", "\u2764"]),
+    ),
+    min_size=8,
+    max_size=40,
+)
+
+
+@given(done=DONE, upto=st.integers(3, 40), reader=st.sampled_from(["ada", "bob", ""]))
+def test_a_page_is_what_all_events_folded_say_of_it(
+    done: list[tuple[str, str, int, str]], upto: int, reader: str
+) -> None:
+    """As of any head; but what is deleted above it is gone already."""
+    with TemporaryDirectory() as directory:
+        on_disk = SqliteRepository(Path(directory) / "chat.db")
+        on_disk.open()
+        with contextlib.closing(on_disk):
+            for repository in (MemoryRepository(), on_disk):
+                happen(repository, done)
+                everything = fold(repository.read("lobby", 0, upto, 999), reader)
+                for after, before in ((0, 99), (5, 9)):
+                    page = repository.messages(
+                        "lobby",
+                        after,
+                        min(before, upto + 1),
+                        999,
+                        newest=True,
+                        upto=upto,
+                        reader=reader,
+                    )
+                    assert fold(page) == [each for each in everything if after < each.seq < before]
+
+
+def happen(repository: Repository, done: list[tuple[str, str, int, str]]) -> None:
+    for name in ("ada", "bob", "cyd"):
+        repository.add_user(User(name, name), None)
+    repository.add_room(LOBBY)
+    drafts = [member(name, "join") for name in ("ada", "bob", "cyd")]
+    for what, who, seq, mark in done:
+        match what:
+            case "say":
+                drafts.append(say(who, f"{who} {seq}"))
+            case "edit":
+                drafts.append(edit(who, seq, f"{who} again {seq}"))
+            case "delete":
+                drafts.append(delete(who, seq))
+            case _:
+                drafts.append(react(who, seq, mark, adds=what == "add"))
+    for start in range(0, len(drafts), 5):
+        repository.append(drafts[start : start + 5])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\U0001f44d",
+        "\U0001f44d\U0001f3fd",
+        "\u2764\ufe0f",
+        "\u2764",
+        "\u2705",
+        "1\ufe0f\u20e3",
+        "#\u20e3",
+        "\U0001f1fa\U0001f1e6",
+        "\U0001f468\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466",
+        "\U0001f9d1\U0001f3fb\u200d\u2764\ufe0f\u200d\U0001f48b\u200d\U0001f9d1\U0001f3ff",
+        "\U0001f3f3\ufe0f\u200d\U0001f308",
+        "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f",
+        "\u203c\ufe0f",
+        "\U0001faef",
+        "\u2122",
+    ],
+)
+def test_an_emoji_is_one(text: str) -> None:
+    assert text == emoji(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "a",
+        "1",
+        "+",
+        ":+1:",
+        "\U0001f44d\U0001f44d",
+        "\U0001f44d ",
+        "\U0001f1fa",
+        "\u200d",
+        "\ufe0f",
+        "\U0001f3fd",
+        "\U0001f44d\u200d",
+        "\u2764\u0301",
+        "\U0001f44d" + "\U0001f3fd" * 16,
+        "\ud83d",
+        "\x00",
+    ],
+)
+def test_nothing_else_is(text: str) -> None:
+    with pytest.raises(Invalid, match=r"^A reaction is one emoji$"):
+        emoji(text)

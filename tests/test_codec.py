@@ -34,6 +34,7 @@ from chatcore.events import (
     LeaveReply,
     LoginReply,
     LogoutReply,
+    MarkReadReply,
     Member,
     MemberItem,
     MembershipChanged,
@@ -48,6 +49,7 @@ from chatcore.events import (
     ProfileReply,
     Reaction,
     ReactReply,
+    Read,
     RegisterReply,
     Reply,
     ReportItem,
@@ -467,6 +469,15 @@ SHAPES: list[tuple[Reply | Event | Hello | Bye, str]] = [
         UnreactReply("lobby", 122, AT, duplicate=True),
         f'{{"reply": "unreact", "id": 3, "room": "lobby", "seq": 122, "timestamp": {TIME},'
         ' "duplicate": true}',
+    ),
+    (
+        MarkReadReply(122, 3, 125),
+        '{"reply": "mark_read", "id": 3, "read": 122, "unread": 3, "head": 125}',
+    ),
+    (
+        Read("lobby", "ada", 122, 3, 125),
+        '{"event": "read", "room": "lobby", "username": "ada", "seq": 122, "unread": 3,'
+        ' "head": 125}',
     ),
     (HI, MESSAGE),
     (

@@ -21,6 +21,7 @@ from chatcore.events import (
     Notice,
     Other,
     Presence,
+    Read,
     Reconnecting,
     Reset,
     Resumed,
@@ -42,6 +43,10 @@ def left(seq: int, username: str = "ada") -> Member:
 
 def changed(room: Room, head: int) -> MembershipChanged:
     return MembershipChanged(room, "join", room.epoch, 1, head, 0, 0, "member")
+
+
+def read(username: str, seq: int) -> Read:
+    return Read("lobby", username, seq, 0, seq)
 
 
 def reply(head: int, *events: Durable, recovered: bool = False, epoch: str = "e") -> JoinReply:
@@ -195,6 +200,15 @@ def test_a_connection_goes_on_where_the_last_one_ended(ada: Follower) -> None:
     assert isinstance(seen[3], Lost)
     assert (seen[3].room, type(seen[3].error)) == ("tea", NotMember)
     assert [Resumed("lobby", 2), said(5), said(6)] == seen[4:]
+
+
+def test_of_read_markers_that_have_no_room_the_latest_are_told(
+    ada: Follower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hear(ada, read("ada", 1))
+    monkeypatch.setattr(follower, "EVENTS_MOST", 1)
+    hear(ada, read("ada", 2), read("bob", 2), read("ada", 3))
+    assert [read("ada", 1), read("ada", 3), read("bob", 2)] == taken(ada)
 
 
 def test_connections_that_come_and_go_while_nobody_looks_are_told_as_one(ada: Follower) -> None:

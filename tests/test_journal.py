@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from chatcore.errors import ChatError, StorageFull, Unavailable
-from chatcore.events import Stored
+from chatcore.events import Marked, Stored
 from chatcore.journal import Journal
 from chatcore.model import Draft, Room, User, utcnow
 from chatcore.ports import Outcome
@@ -78,6 +78,18 @@ class Desk:
             Draft(room=LOBBY, sender="ada", kind=kind, body=body, timestamp=utcnow()), done
         )
 
+    def mark(self, username: str, seq: int) -> None:
+        def done(outcome: Marked | ChatError | None) -> None:
+            match outcome:
+                case Marked(read=read, moved=moved):
+                    self.said.append(f"{username} {'moved to' if moved else 'stays at'} {read}")
+                case ChatError(code=code):
+                    self.said.append(f"{username} {code}")
+                case None:
+                    self.said.append(f"{username} is no member")
+
+        self.journal.mark("lobby", username, seq, done)
+
     def send(self, *texts: str) -> None:
         for text in texts:
             self.append("message", {"content": text})
@@ -129,6 +141,68 @@ async def test_other_writes_keep_their_turn() -> None:
     assert await waiting == 2
     await desk.journal.close()
     assert repository.head("lobby", 0)[1] == 3
+
+
+async def test_markers_that_are_queued_together_are_moved_in_one_commit_and_last() -> None:
+    repository = Scripted()
+    repository.gate.clear()
+    desk = Desk(repository)
+    await eventually(lambda: repository.batches == [1])
+    desk.send("a")
+    desk.mark("ada", 1)
+    desk.mark("ada", 2)
+    desk.mark("bob", 1)
+    writing = asyncio.ensure_future(desk.journal.write(lambda: None))
+    await asyncio.sleep(0)
+    desk.send("b")
+    repository.gate.set()
+    await writing
+    await desk.settled(3)
+    await eventually(lambda: len(desk.said) == 9)
+    assert desk.said[2:] == [
+        "answered 2",
+        "published 2",
+        "answered 3",
+        "published 3",
+        "ada stays at 3",
+        "ada stays at 3",
+        "bob is no member",
+    ]
+    assert repository.calls["mark_read"] == 1
+    await desk.journal.close()
+
+
+async def test_of_markers_moved_together_the_first_says_so() -> None:
+    repository = Scripted()
+    repository.add_user(User("bob", "Bob"), None)
+    joins = {**JOIN, "username": "bob"}
+    repository.inside.append(
+        [Draft(room=LOBBY, sender="bob", kind="member", body=joins, timestamp=utcnow())]
+    )
+    desk = Desk(repository)
+    await desk.settled(1)
+    repository.gate.clear()
+    desk.send("a")
+    await eventually(lambda: repository.batches == [1, 1])
+    desk.send("b")
+    for seq in (3, 4, 2):
+        desk.mark("bob", seq)
+    repository.gate.set()
+    await eventually(lambda: len(desk.said) == 9)
+    assert desk.said[-3:] == ["bob moved to 4", "bob stays at 4", "bob stays at 4"]
+    await desk.journal.close()
+
+
+async def test_markers_that_cannot_be_moved_are_answered() -> None:
+    repository = Scripted()
+    desk = Desk(repository)
+    await desk.settled(1)
+    repository.scripts.append(failing("mark_read", Refusal(StorageFull("full")), times=1))
+    desk.mark("ada", 1)
+    await eventually(lambda: len(desk.said) == 3)
+    await desk.journal.close()
+    desk.mark("ada", 1)
+    assert desk.said[2:] == ["ada storage_full", "ada unavailable"]
 
 
 async def test_a_refused_write_raises_where_it_was_asked() -> None:

@@ -12,12 +12,14 @@ import pytest
 from hypothesis import given
 
 from chatcore import fold
+from chatcore.chat import Chat
 from chatcore.errors import Invalid
 from chatcore.events import Message, Stored, Tally
 from chatcore.model import User, emoji
 from chatcore.ports import Repository
 from chatcore.repository.memory import MemoryRepository
 from chatcore.repository.sql import SqliteRepository
+from chatcore.testing import connect
 from chatcore.testing.drafts import LOBBY, THUMB, delete, edit, member, react, say
 
 CROWD = [f"user{number}" for number in range(1_000)]
@@ -126,6 +128,82 @@ def happen(repository: Repository, done: list[tuple[str, str, int, str]]) -> Non
                 drafts.append(react(who, seq, mark, adds=what == "add"))
     for start in range(0, len(drafts), 5):
         repository.append(drafts[start : start + 5])
+
+
+# Read markers.
+
+
+async def test_all_of_a_users_devices_hear_of_a_marker_at_once_and_nobody_else() -> None:
+    async with (
+        Chat(MemoryRepository(), bcrypt_cost=4) as chat,
+        connect(chat) as (phone, _),
+        connect(chat) as (desk, _),
+        connect(chat) as (bob, _),
+    ):
+        await phone.do("register", username="ada", password="correct horse")
+        await desk.do("login", username="ada", password="correct horse")
+        await bob.do("register", username="bob", password="correct horse")
+        for peer in (phone, bob):
+            await peer.do("join", room="lobby")
+        for text in "345":
+            await bob.do("send", room="lobby", content=text)
+        assert await phone.do("mark_read", room="#Lobby", seq=4) == {
+            "reply": "mark_read",
+            "id": 3,
+            "read": 4,
+            "unread": 1,
+            "head": 5,
+        }
+        told = {"event": "read", "room": "lobby", "username": "ada", "seq": 4, "unread": 1}
+        assert await desk.event("read") == {**told, "head": 5}, "which has not joined"
+        assert await phone.event("read") == {**told, "head": 5}
+        assert (await desk.do("mark_read", room="lobby", seq=99))["read"] == 5
+        assert (await phone.event("read"))["seq"] == 5
+        assert (await phone.do("mark_read", room="lobby", seq=2))["read"] == 5
+        for peer in (phone, desk, bob):
+            await peer.do("ping")
+        heard = [[each for each in peer.events if each["event"] == "read"] for peer in (phone, bob)]
+        assert heard == [[], []], "what does not move is not told"
+        entry = (await desk.do("login", username="ada", password="correct horse"))["rooms"][0]
+        assert (entry["read"], entry["unread"]) == (5, 0)
+
+
+async def test_in_a_direct_room_the_other_one_hears_of_it_too() -> None:
+    async with (
+        Chat(MemoryRepository(), bcrypt_cost=4) as chat,
+        connect(chat) as (ada, _),
+        connect(chat) as (bob, _),
+    ):
+        for name, peer in (("ada", ada), ("bob", bob)):
+            await peer.do("register", username=name, password="correct horse")
+        room = (await ada.do("direct", username="bob"))["room"]["name"]
+        await ada.do("send", room=room, content="hello")
+        await bob.do("mark_read", room=room, seq=3)
+        assert (await ada.event("read"))["username"] == "bob"
+        assert (await bob.event("read"))["username"] == "bob"
+
+
+@pytest.mark.parametrize(
+    ("room", "seq", "code"),
+    [
+        ("den", 1, "not_found"),
+        ("nowhere", 1, "not_found"),
+        ("hall", 1, "not_member"),
+        ("lobby", -1, "invalid"),
+    ],
+)
+async def test_who_may_not_mark_is_told(room: str, seq: int, code: str) -> None:
+    async with (
+        Chat(MemoryRepository(), bcrypt_cost=4) as chat,
+        connect(chat) as (ada, _),
+        connect(chat) as (bob, _),
+    ):
+        for name, peer in (("ada", ada), ("bob", bob)):
+            await peer.do("register", username=name, password="correct horse")
+        await ada.do("create", room="den", kind="private")
+        await ada.do("create", room="hall")
+        answer = await bob.do("mark_read", room=room, seq=seq)
+        assert answer["error"]["code"] == code
 
 
 @pytest.mark.parametrize(

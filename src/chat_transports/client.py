@@ -89,6 +89,7 @@ _REPEATABLE = (
     | commands.Typing
     | commands.Who
     | commands.Members
+    | commands.MarkRead
     | commands.Report
     | commands.Reports
     | commands.Ping

@@ -36,11 +36,14 @@ from chatcore.events import (
     HistoryReply,
     JoinReply,
     LeaveReply,
+    Marked,
+    MarkReadReply,
     Member,
     MembershipChanged,
     MembersReply,
     Message,
     ReactReply,
+    Read,
     ReportsReply,
     RoomChanged,
     RoomsReply,
@@ -531,6 +534,28 @@ class Chat(Accounts, Moderation):
             others = tuple(event for event in page if not isinstance(event, Message))
             return HistoryReply(messages, found.epoch, feed.first, head, complete, others)
 
+    async def mark_read(self, user: User, room: str, seq: int) -> MarkReadReply:
+        """Note how far a user has read, on all their devices; it only grows, up to the head.
+
+        All their connections are told at once, and the other one's in a direct room.
+        Raises NotFound, NotMember, Unavailable.
+        """
+        found = await self._readable(user, commands.MarkRead(room, seq), "mark_read")
+        answer: _Answer[Marked | None] = _Answer()
+
+        def done(outcome: Marked | ChatError | None) -> None:
+            if isinstance(outcome, Marked) and outcome.moved:
+                read = Read(found.name, user.username, outcome.read, outcome.unread, outcome.head)
+                for username in filter(None, (user.username, outcome.other)):
+                    self.hub.tell(username, read)
+            answer.settle(outcome)
+
+        self._journal.mark(found.name, user.username, seq, done)
+        marked = await answer.wait()
+        if marked is None:
+            raise NotMember("You must join the chat first")
+        return MarkReadReply(marked.read, marked.unread, marked.head)
+
     # What moderators are told.
 
     async def report(self, user: User, room: str, seq: int, reason: str) -> None:
@@ -667,6 +692,7 @@ class Chat(Accounts, Moderation):
         command: commands.History
         | commands.Who
         | commands.Members
+        | commands.MarkRead
         | commands.Report
         | commands.Reports,
         action: str = "read",

@@ -326,6 +326,7 @@ _TAGS: Mapping[type, tuple[str, str]] = {
     **{event: ("event", word) for word, event in events.DURABLE.items()},
     events.MembershipChanged: ("event", "membership"),
     events.ProfileChanged: ("event", "profile"),
+    events.Read: ("event", "read"),
     events.Presence: ("event", "presence"),
     events.Typing: ("event", "typing"),
     events.Hello: ("hello", "hello"),

@@ -270,6 +270,14 @@ class SetRole:
 
 
 @frozen
+class MarkRead:
+    """Say how far one has read."""
+
+    room: str
+    seq: int = field(validator=_natural)
+
+
+@frozen
 class Report:
     """Tell a room's moderators of a message."""
 
@@ -350,6 +358,7 @@ Immediate: TypeAlias = (
     | Typing
     | Who
     | Members
+    | MarkRead
     | Report
     | Reports
     | Ping

@@ -309,6 +309,8 @@ class _Connection:
                     limit=limit,
                     types=types,
                 )
+            case commands.MarkRead(room, seq):
+                return await chat.mark_read(actor(), room, seq)
             case commands.Report(room, seq, reason):
                 await chat.report(actor(), room, seq, reason)
                 return events.ReportReply()

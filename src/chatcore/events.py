@@ -196,6 +196,19 @@ class Stored:
 
 
 @frozen
+class Marked:
+    """Where a read marker is, once `Repository.mark_read` has moved it, or has not."""
+
+    read: int
+    unread: int
+    """Messages above `read`, up to `head`."""
+    head: int
+    moved: bool
+    other: str | None = None
+    """In a direct room, who else is in it."""
+
+
+@frozen
 class Duplicate:
     """What `Repository.append` found in place of something to do.
 
@@ -232,6 +245,22 @@ class ProfileChanged:
 
 
 @frozen
+class Read:
+    """For one user's connections, and the other one's in a direct room: how far that user has read.
+
+    A message of their own says the same, and then there is no such event.
+    """
+
+    room: str
+    username: str
+    """Who has read."""
+    seq: int
+    unread: int
+    """Messages above `seq`, up to `head`."""
+    head: int
+
+
+@frozen
 class Presence:
     """Who came and went in a room, and how many are online now.
 
@@ -257,7 +286,7 @@ class Typing:
     username: str
 
 
-Event: TypeAlias = Durable | MembershipChanged | ProfileChanged | Presence | Typing
+Event: TypeAlias = Durable | MembershipChanged | ProfileChanged | Read | Presence | Typing
 
 
 @frozen
@@ -455,6 +484,14 @@ class UpdateReply(Acknowledged):
 
 
 @frozen
+class MarkReadReply:
+    read: int
+    unread: int
+    """Messages above `read`, up to `head`."""
+    head: int
+
+
+@frozen
 class ReportReply:
     pass
 
@@ -549,6 +586,7 @@ Reply: TypeAlias = (
     | DirectReply
     | JoinReply
     | DurableReply
+    | MarkReadReply
     | ReportReply
     | ReportsReply
     | HistoryReply

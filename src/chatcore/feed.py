@@ -19,6 +19,7 @@ from chatcore.events import (
     Page,
     Presence,
     ProfileChanged,
+    Read,
 )
 from chatcore.folding import deleted, fold, without
 from chatcore.ports import Link, Wire, is_straight
@@ -40,6 +41,9 @@ class OffLoop(Protocol):
     async def __call__(self, read: Callable[..., T], /, *args: Any, **options: Any) -> T: ...
 
 
+Personal: TypeAlias = MembershipChanged | ProfileChanged | Read
+"""Events for one user's connections, which are never dropped."""
+
 Way: TypeAlias = "tuple[Callable[[bytes], None], Callable[[], bool], Subscription]"
 """How to write to a transport, how to ask whether it is closing, and for whom that is."""
 
@@ -52,7 +56,7 @@ class Listener:
     link: Link
     end: Callable[[Close, str], None]
     subscriptions: dict[str, Subscription] = field(factory=dict)
-    owed: dict[str, MembershipChanged | ProfileChanged] = field(factory=dict)
+    owed: dict[tuple[str, ...], Personal] = field(factory=dict)
     """What could not be told yet: of each room the latest, and of no room one's own profile."""
     held: bool = True
     """Until the login is answered nothing personal may pass."""

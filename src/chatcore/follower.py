@@ -27,6 +27,7 @@ from chatcore.events import (
     Other,
     Presence,
     ProfileChanged,
+    Read,
     Reconnecting,
     Reply,
     Reset,
@@ -70,6 +71,7 @@ class Follower:
         self._waiting: deque[Event | Notice] = deque()
         self._memberships: dict[str, MembershipChanged] = {}
         self._profiles: dict[str, ProfileChanged] = {}
+        self._reads: dict[str, Read] = {}
         self._presences: dict[str, Presence] = {}
         """What had no room of these: of each room, or person, the latest; all changes as one."""
         self._rooms: dict[str, _Position] = {}
@@ -85,7 +87,7 @@ class Follower:
         """Return what the user gets next; None where nothing waits."""
         if self._waiting:
             return self._waiting.popleft()
-        for owed in (self._memberships, self._profiles, self._presences):
+        for owed in (self._memberships, self._profiles, self._reads, self._presences):
             if owed:
                 return owed.pop(next(iter(owed)))
         return None
@@ -128,6 +130,11 @@ class Follower:
                     self._profiles[told.username] = told
             case Typing() if room_left:
                 self._waiting.append(told)
+            case Read():
+                if room_left and not self._reads:
+                    self._waiting.append(told)
+                else:
+                    self._reads[f"{told.room} {told.username}"] = told
             case Presence():
                 if room_left and told.room not in self._presences:
                     self._waiting.append(told)

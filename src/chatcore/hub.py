@@ -29,8 +29,16 @@ from typing import Protocol
 
 from chatcore import events
 from chatcore.errors import ChatError, NotMember
-from chatcore.events import Close, Durable, Member, MembershipChanged, ProfileChanged, Typing
-from chatcore.feed import OPENING, Feed, Listener, OffLoop, Subscription
+from chatcore.events import (
+    Close,
+    Durable,
+    Member,
+    MembershipChanged,
+    ProfileChanged,
+    Read,
+    Typing,
+)
+from chatcore.feed import OPENING, Feed, Listener, OffLoop, Personal, Subscription
 from chatcore.folding import without
 from chatcore.model import Limits
 from chatcore.ports import Link, Repository, Wire, is_straight
@@ -139,12 +147,11 @@ class Hub:
         """Return the rooms that somebody listens to."""
         return [*self._feeds]
 
-    def tell(self, username: str, event: MembershipChanged | ProfileChanged) -> None:
+    def tell(self, username: str, event: Personal) -> None:
         """Give a personal event to all of a user's connections; it is never dropped."""
-        about = event.room.name if isinstance(event, MembershipChanged) else ""
         for listener in self._listeners.get(username, ()):
             if listener.held or listener.task or self._slow(listener.link):
-                listener.owed[about] = event
+                listener.owed[_about(event)] = event
                 if not listener.held:
                     self._wake(listener)
             else:
@@ -613,6 +620,17 @@ class Hub:
         # A ChatError goes to whoever waits for the task; anything else is a defect.
         if error is not None and not isinstance(error, ChatError):
             logger.error("a task of the hub failed", exc_info=error)
+
+
+def _about(event: Personal) -> tuple[str, ...]:
+    """Say of what a personal event is the latest."""
+    match event:
+        case MembershipChanged():
+            return ("membership", event.room.name)
+        case ProfileChanged():
+            return ("profile",)
+        case Read():
+            return ("read", event.room, event.username)
 
 
 def _next_run(

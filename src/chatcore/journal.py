@@ -11,14 +11,14 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 from typing import Any, TypeAlias, TypeVar
 
-from attrs import define
+from attrs import define, evolve
 
 from chatcore.errors import ChatError, Internal, OutcomeUnknown, Unavailable
-from chatcore.events import Duplicate, Stored
+from chatcore.events import Duplicate, Marked, Stored
 from chatcore.model import Draft
 from chatcore.ports import Outcome, Repository
 
@@ -28,6 +28,8 @@ BATCH = 1_000
 """Drafts in one commit at most, so that the first one's answer does not wait for ever."""
 
 Done: TypeAlias = Callable[[Outcome], None]
+
+DoneMarking: TypeAlias = Callable[[Marked | ChatError | None], None]
 
 _UNFIT = (TypeError, ValueError, OverflowError)
 """What a repository raises, before it writes, for a value that cannot be stored."""
@@ -42,9 +44,20 @@ class _Append:
 
 
 @define(eq=False)
+class _Mark:
+    room: str
+    username: str
+    seq: int
+    done: DoneMarking
+
+
+@define(eq=False)
 class _Write:
     call: Callable[[], Any]
     done: asyncio.Future[Any]
+
+
+_Item: TypeAlias = _Append | _Mark | _Write
 
 
 class Journal:
@@ -65,7 +78,7 @@ class Journal:
         self._repository = repository
         self._publish = publish
         self._batch = batch
-        self._queue: queue.SimpleQueue[_Append | _Write | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._loop = asyncio.get_running_loop()
         self._open = True
@@ -84,6 +97,18 @@ class Journal:
         """
         if self._open:
             self._queue.put(_Append(draft, done))
+        else:
+            done(_closed())
+
+    def mark(self, room: str, username: str, seq: int, done: DoneMarking) -> None:
+        """Queue a read marker.  `done` gets where it is then, None for whoever is no member.
+
+        Markers wait for all that came before them; those that are queued when their turn
+        comes are moved in one commit.  Of several for one user in one room, the first says
+        that it has moved.  `done` must not raise.  Call it on the loop only.
+        """
+        if self._open:
+            self._queue.put(_Mark(room, username, seq, done))
         else:
             done(_closed())
 
@@ -120,26 +145,40 @@ class Journal:
     # In the writer's thread.
 
     def _run(self) -> None:
-        items: list[_Append | _Write] = []
+        items: list[_Item] = []
         try:
             while True:
                 items, stop = self._next()
                 while items:
-                    appends = [*takewhile(lambda item: isinstance(item, _Append), items)]
-                    if appends:
-                        self._commit(appends)  # type: ignore[arg-type] # all _Append
-                    else:
-                        self._call(items[0])  # type: ignore[arg-type] # a _Write
-                    del items[: len(appends) or 1]  # answered, whatever happens to the next
+                    del items[: self._do(items)]  # answered, whatever happens to the next
                 if stop:
                     self._loop.call_soon_threadsafe(self._ended.set)
                     return
         except BaseException as error:  # noqa: BLE001 - the thread ends, and says of what
             self._loop.call_soon_threadsafe(self._die, error, items)
 
-    def _next(self) -> tuple[list[_Append | _Write], bool]:
-        """Wait for something to do, and take all that there is by then."""
-        items: list[_Append | _Write] = []
+    def _do(self, items: list[_Item]) -> int:
+        """Do the first of these, and what goes into one commit with it; return how many that is."""
+        first = items[0]
+        if isinstance(first, _Write):
+            self._call(first)
+            return 1
+        alike = [*takewhile(lambda item: type(item) is type(first), items)]
+        if isinstance(first, _Mark):
+            self._move(alike)  # type: ignore[arg-type] # all _Mark
+        else:
+            self._commit(alike)  # type: ignore[arg-type] # all _Append
+        return len(alike)
+
+    def _next(self) -> tuple[list[_Item], bool]:
+        """Wait for something to do, and take all that there is by then; the markers last."""
+        items, stop = self._taken()
+        if any(isinstance(item, _Mark) for item in items):
+            items.sort(key=lambda item: isinstance(item, _Mark))
+        return items, stop
+
+    def _taken(self) -> tuple[list[_Item], bool]:
+        items: list[_Item] = []
         item = self._queue.get()
         while item is not None:
             items.append(item)
@@ -192,7 +231,34 @@ class Journal:
         else:
             self._loop.call_soon_threadsafe(_succeed, item.done, result)
 
+    def _move(self, marks: list[_Mark]) -> None:
+        wanted: dict[tuple[str, str], int] = {}
+        for mark in marks:
+            key = mark.room, mark.username
+            wanted[key] = max(mark.seq, wanted.get(key, 0))
+        outcome: Mapping[tuple[str, str], Marked] | ChatError
+        try:
+            outcome = self._repository.mark_read(wanted)
+        except ChatError as error:
+            outcome = error
+        self._loop.call_soon_threadsafe(self._answer_marks, marks, outcome)
+
     # On the loop.
+
+    def _answer_marks(
+        self, marks: list[_Mark], outcome: Mapping[tuple[str, str], Marked] | ChatError
+    ) -> None:
+        if isinstance(outcome, ChatError):
+            for mark in marks:
+                mark.done(outcome)
+            return
+        left = dict(outcome)
+        for mark in marks:
+            key = mark.room, mark.username
+            marked = left.get(key)
+            mark.done(marked)
+            if marked is not None:
+                left[key] = evolve(marked, moved=False)
 
     def _announce(self, batch: list[_Append], outcomes: Sequence[Outcome]) -> None:
         self._answering = True
@@ -212,17 +278,17 @@ class Journal:
         if stored:
             self._publish(stored)
 
-    def _die(self, error: BaseException, items: list[_Append | _Write]) -> None:
+    def _die(self, error: BaseException, items: list[_Item]) -> None:
         self._open = False
         logger.critical("the journal's writer died: %r", error, exc_info=error)
         while not self._queue.empty():
             if (item := self._queue.get_nowait()) is not None:
                 items.append(item)
         for item in items:
-            if isinstance(item, _Append):
-                item.done(_closed())
-            else:
+            if isinstance(item, _Write):
                 _fail(item.done, _closed())
+            else:
+                item.done(_closed())
         self.died.set_result(error)
         self._ended.set()
 

@@ -23,6 +23,7 @@ from chatcore.events import (
     JoinReply,
     KickReply,
     LeaveReply,
+    MarkReadReply,
     MembersReply,
     MuteReply,
     Notice,
@@ -288,6 +289,10 @@ class Participant(ABC):
         Raises NotFound, NotMember, RateLimited.
         """
         await self._ask(commands.Typing(room), TypingReply)
+
+    async def mark_read(self, room: str, seq: int) -> MarkReadReply:
+        """Note how far the user has read, on all their devices; it only grows, up to the head."""
+        return await self._ask(commands.MarkRead(room, seq), MarkReadReply)
 
     async def who(self, room: str) -> WhoReply:
         """Return who is online in a room."""

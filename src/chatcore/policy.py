@@ -48,6 +48,7 @@ MAY = _table("""
     delete_any  yes       yes        forbidden  forbidden  not_member  not_member  banned  not_found
     react       yes       yes        yes        forbidden  not_member  not_member  banned  not_found
     unreact     yes       yes        yes        yes        not_member  not_member  banned  not_found
+    mark_read   yes       yes        yes        yes        not_member  not_member  banned  not_found
     report      yes       yes        yes        yes        not_member  not_member  banned  not_found
     reports     yes       yes        forbidden  forbidden  not_member  not_member  banned  not_found
     invite      yes       yes        forbidden  forbidden  not_member  not_member  banned  not_found

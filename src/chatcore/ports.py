@@ -20,6 +20,7 @@ from chatcore.events import (
     Edit,
     Event,
     Hello,
+    Marked,
     MemberItem,
     Message,
     Reply,
@@ -168,6 +169,13 @@ class Repository(Protocol):
 
     def members(self, room: str, after: str, limit: int) -> Sequence[MemberItem]:
         """Return at most `limit` members, by username, above `after`."""
+
+    def mark_read(self, marks: Mapping[tuple[str, str], int]) -> Mapping[tuple[str, str], Marked]:
+        """Move read markers, in one transaction: of a room and a username, how far they have read.
+
+        A marker only grows, and is at most at the head.  Whoever is no member of that room
+        has none.
+        """
 
     # What moderators are told.
 

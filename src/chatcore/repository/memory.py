@@ -17,6 +17,7 @@ from chatcore.events import (
     Duplicate,
     Durable,
     Edit,
+    Marked,
     Member,
     MemberItem,
     Message,
@@ -128,6 +129,20 @@ class _Log:
         place = bisect_right(seqs, upto)
         edit = self.events[seqs[place - 1] - 1] if place else None
         return edit if isinstance(edit, Edit) else None
+
+    def mark(self, username: str, seq: int) -> Marked | None:
+        """Move a read marker, where that is further on."""
+        standing = self.members.get(username)
+        if standing is None or standing.role == INVITED:
+            return None
+        upto = min(seq, self.head)
+        moves = upto > standing.read
+        if moves:
+            standing = Standing(standing.role, upto, self.messages(upto))
+            self.members[username] = standing
+        others = {*self.members} - {username} if self.room.kind == "direct" else set()
+        unread = self.messages(self.head) - standing.read_messages
+        return Marked(standing.read, unread, self.head, moves, next(iter(others), None))
 
     def target(self, seq: int) -> Target | None:
         event = self.events[seq - 1] if 1 <= seq <= self.head else None
@@ -372,6 +387,15 @@ class MemoryRepository:
                 for username, standing in members[bisect_right(names, after) :][:limit]
                 for user in [self._users[username].user]
             ]
+
+    def mark_read(self, marks: Mapping[tuple[str, str], int]) -> Mapping[tuple[str, str], Marked]:
+        with self._lock:
+            moved = {
+                key: self._logs[key[0]].mark(key[1], seq)
+                for key, seq in marks.items()
+                if key[0] in self._logs
+            }
+            return {key: marked for key, marked in moved.items() if marked is not None}
 
     # What moderators are told.
 

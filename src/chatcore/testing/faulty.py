@@ -15,6 +15,7 @@ from chatcore.errors import OutcomeUnknown, StorageFull, Unavailable
 from chatcore.events import (
     Durable,
     Edit,
+    Marked,
     MemberItem,
     Message,
     ReportItem,
@@ -28,8 +29,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 WRITES = frozenset(
-    "append add_room report add_user set_password set_profile disable enable add_token"
-    " remove_token remove_tokens close_account account_closed redact redact_reports"
+    "append add_room mark_read report add_user set_password set_profile disable enable"
+    " add_token remove_token remove_tokens close_account account_closed redact redact_reports"
     " lift_restraints forget_txns".split()
 )
 """The methods that a full disk refuses."""
@@ -239,6 +240,9 @@ class FaultyRepository:
 
     def memberships(self, username: str) -> Sequence[Membership]:
         return self._do(self.inside.memberships, username)
+
+    def mark_read(self, marks: Mapping[tuple[str, str], int]) -> Mapping[tuple[str, str], Marked]:
+        return self._do(self.inside.mark_read, marks)
 
     def members(self, room: str, after: str, limit: int) -> Sequence[MemberItem]:
         return self._do(self.inside.members, room, after, limit)

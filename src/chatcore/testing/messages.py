@@ -1,12 +1,13 @@
-"""What any repository must do about replies and reactions."""
+"""What any repository must do about replies, reactions and read markers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 from chatcore.errors import Forbidden, NotFound, TxnConflict
-from chatcore.events import Duplicate, Message, Reaction, Stored, Tally
-from chatcore.model import Limits
+from chatcore.events import Duplicate, Marked, Message, Reaction, Stored, Tally
+from chatcore.model import Limits, Room
+from chatcore.names import direct_room
 from chatcore.ports import Repository
 from chatcore.testing.drafts import (
     NOW,
@@ -18,6 +19,7 @@ from chatcore.testing.drafts import (
     react,
     say,
     types_of,
+    upon,
 )
 
 
@@ -167,10 +169,58 @@ def _reactions_within_a_batch(repository: Repository) -> None:
     assert page == [Message("lobby", 2, "ada", NOW, "two", reactions=(Tally(TEA, 1, me=True),))]
 
 
+def _read_markers(repository: Repository) -> None:
+    assert repository.mark_read({}) == {}
+    pair = Room(direct_room("ada", "bob"), "direct", epoch="e9")
+    repository.append(
+        [
+            member("ada", "join"),
+            member("bob", "join"),
+            *(say("ada", text) for text in "3456"),
+            delete("ada", 4),
+            react("ada", 5),
+            upon("ada", "join", "bob", pair, role="member", creates=True),
+            upon("ada", "join", "ada", pair, role="member", creates=True),
+            say("bob", "hello", pair),
+        ]
+    )
+
+    def mark(username: str, seq: int, room: str = "lobby") -> Marked | None:
+        return repository.mark_read({(room, username): seq}).get((room, username))
+
+    def stands(username: str, room: str = "lobby") -> tuple[int, int]:
+        found = repository.membership(room, username)
+        assert found is not None
+        return found.read, found.unread
+
+    assert stands("bob") == (2, 4), "what was deleted counts, too"
+    assert mark("bob", 4) == Marked(4, 2, 8, moved=True)
+    assert mark("bob", 4) == mark("bob", 3) == mark("bob", 0) == Marked(4, 2, 8, moved=False)
+    assert stands("bob") == (4, 2)
+    assert mark("bob", 99) == Marked(8, 0, 8, moved=True), "it is at most at the head"
+    repository.append([say("ada", "9"), say("ada", "10")])
+    assert stands("bob") == (8, 2)
+    assert stands("ada") == (10, 0), "sending has read"
+    assert mark("ada", 7) == Marked(10, 0, 10, moved=False)
+    marked = repository.mark_read(
+        {("lobby", "bob"): 9, (pair.name, "ada"): 3, ("lobby", "cyd"): 9, ("nowhere", "ada"): 1}
+    )
+    assert marked == {
+        ("lobby", "bob"): Marked(9, 1, 10, moved=True),
+        (pair.name, "ada"): Marked(3, 0, 3, moved=True, other="bob"),
+    }, "in one go; whoever is in no room has read nothing there"
+    repository.append([upon("bob", "invite", "cyd"), member("ada", "leave", pair)])
+    assert mark("cyd", 9) is None
+    assert mark("bob", 4, pair.name) == Marked(4, 0, 4, moved=True), "the other one is not there"
+    repository.append([edit("ada", 10, "X"), say("ada", "13")])
+    assert stands("bob") == (9, 2), "what comes later is unread"
+
+
 TEA = "\u2615"
 
 MESSAGES: Sequence[Callable[[Repository], None]] = (
     _replies,
     _reactions,
     _reactions_within_a_batch,
+    _read_markers,
 )

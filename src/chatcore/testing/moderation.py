@@ -53,7 +53,7 @@ def _the_table(repository: Repository) -> None:
     for name in (*people, "other", "last"):
         repository.add_user(User(name, name), None)
     for action, cells in policy.MAY.items():
-        if action in ("read", "audit", "typing", "report", "reports"):
+        if action in ("read", "audit", "mark_read", "typing", "report", "reports"):
             continue  # which the chat asks for
         for who in people:
             room = Room(f"{action}-{who}", epoch="e")

@@ -24,6 +24,7 @@ from chatcore.events import (
     Duplicate,
     Durable,
     Edit,
+    Marked,
     MemberItem,
     Message,
     Reaction,
@@ -405,6 +406,23 @@ class SqlRepository:
         return [
             MemberItem(name, shown, role, bool(bot)) for name, shown, role, bot in sorted(found)
         ]
+
+    def mark_read(self, marks: Mapping[tuple[str, str], int]) -> Mapping[tuple[str, str], Marked]:
+        wanted = [[room, username, seq] for (room, username), seq in marks.items()]
+        marked, moved = {}, []
+        with self._dialect.writing() as connection:
+            for room, username, *row in connection.taken(self._sql.load_marks, _given(wanted)):
+                room_id, user_id, role, read, read_messages, seq, at, head, messages, other = row
+                moves = seq > read and at is not None
+                if moves:
+                    read, read_messages = seq, at
+                    moved.append([room_id, user_id, role, read, read_messages])
+                unread = max(0, messages - read_messages)
+                marked[room, username] = Marked(read, unread, head, moves, other)
+            if moved:
+                connection.execute(self._sql.set_members, _given(moved))
+                connection.commit()
+        return marked
 
     # What moderators are told.
 
@@ -958,6 +976,41 @@ class _Statements:
         )
         self.membership = standing.where(rooms.c.name == param("room"))
         self.memberships = taken(standing)
+        marked, fellows, them = given("room", "username", "seq"), members.alias(), users.alias()
+        seq = sa.case((marked.c.seq < rooms.c.head, marked.c.seq), else_=rooms.c.head)
+        read_there = (
+            sa.select(at.c.messages).where(at.c.room_id == rooms.c.id, at.c.seq == seq)
+        ).scalar_subquery()
+        other = (
+            sa.select(them.c.username)
+            .join_from(fellows, them, them.c.id == fellows.c.user_id)
+            .where(fellows.c.room_id == rooms.c.id, fellows.c.user_id != members.c.user_id)
+            .limit(1)
+            .scalar_subquery()
+        )
+        self.load_marks = taken(
+            sa.select(
+                marked.c.room,
+                marked.c.username,
+                rooms.c.id,
+                users.c.id.label("user_id"),
+                members.c.role,
+                members.c.read,
+                members.c.read_messages,
+                seq.label("seq"),
+                read_there.label("at"),
+                rooms.c.head,
+                rooms.c.messages,
+                sa.case((rooms.c.kind == "direct", other)).label("other"),
+            )
+            .join_from(marked, rooms, rooms.c.name == marked.c.room)
+            .join(users, users.c.username == marked.c.username)
+            .join(
+                members,
+                sa.and_(members.c.room_id == rooms.c.id, members.c.user_id == users.c.id),
+            )
+            .where(members.c.role != INVITED)
+        )
         self.members = taken(
             sa.select(users.c.username, users.c.display_name, members.c.role, users.c.bot)
             .join_from(members, users, users.c.id == members.c.user_id)

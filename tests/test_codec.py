@@ -347,7 +347,7 @@ def test_no_json_whatever_makes_decode_raise(value: object) -> None:
 AT = datetime(2026, 11, 22, 8, 0, 0, 123_999, tzinfo=UTC)
 ADA = User("ada", "Ada")
 LOBBY = Room("lobby", title="Lobby", epoch="k3x9")
-MEMBERSHIP = Membership(LOBBY, "member", "k3x9", 1, 121, 118, 3)
+MEMBERSHIP = Membership(LOBBY, "member", "k3x9", 1, 121, 118, 3, 1)
 HI = Message("lobby", 122, "ada", AT, "hi")
 
 TIME = '"2026-11-22T08:00:00.123Z"'
@@ -359,7 +359,7 @@ MESSAGE = (
 USER_AND_ROOMS = (
     '"user": {"username": "ada", "display_name": "Ada"},'
     f' "rooms": [{{"room": {ROOM}, "role": "member", "epoch": "k3x9",'
-    ' "first": 1, "head": 121, "read": 118, "unread": 3}]'
+    ' "first": 1, "head": 121, "read": 118, "unread": 3, "unread_mentions": 1}]'
 )
 ACKNOWLEDGEMENTS: dict[str, Callable[[str, int, datetime], Reply]] = {
     "invite": InviteReply,
@@ -412,15 +412,17 @@ SHAPES: list[tuple[Reply | Event | Hello | Bye, str]] = [
     ),
     (CreateReply(LOBBY), f'{{"reply": "create", "id": 3, "room": {ROOM}}}'),
     (
-        JoinReply(LOBBY, "member", "k3x9", 1, 122, 118, 3, False, [HI]),
+        JoinReply(LOBBY, "member", "k3x9", 1, 122, 118, 3, 1, False, [HI]),
         f'{{"reply": "join", "id": 3, "room": {ROOM}, "role": "member", "epoch": "k3x9",'
-        ' "first": 1, "head": 122, "read": 118, "unread": 3, "recovered": false,'
+        ' "first": 1, "head": 122, "read": 118, "unread": 3, "unread_mentions": 1,'
+        ' "recovered": false,'
         f' "events": [{MESSAGE}]}}',
     ),
     (
-        JoinReply(LOBBY, "member", "k3x9", 1, 122, 118, 3, True, Page([HI])),
+        JoinReply(LOBBY, "member", "k3x9", 1, 122, 118, 3, 1, True, Page([HI])),
         f'{{"reply": "join", "id": 3, "room": {ROOM}, "role": "member", "epoch": "k3x9",'
-        ' "first": 1, "head": 122, "read": 118, "unread": 3, "recovered": true,'
+        ' "first": 1, "head": 122, "read": 118, "unread": 3, "unread_mentions": 1,'
+        ' "recovered": true,'
         f' "events": [{MESSAGE}]}}',
     ),
     (LeaveReply("lobby"), '{"reply": "leave", "id": 3, "room": "lobby"}'),
@@ -471,13 +473,14 @@ SHAPES: list[tuple[Reply | Event | Hello | Bye, str]] = [
         ' "duplicate": true}',
     ),
     (
-        MarkReadReply(122, 3, 125),
-        '{"reply": "mark_read", "id": 3, "read": 122, "unread": 3, "head": 125}',
+        MarkReadReply(122, 3, 1, 125),
+        '{"reply": "mark_read", "id": 3, "read": 122, "unread": 3, "unread_mentions": 1,'
+        ' "head": 125}',
     ),
     (
-        Read("lobby", "ada", 122, 3, 125),
+        Read("lobby", "ada", 122, 3, 1, 125),
         '{"event": "read", "room": "lobby", "username": "ada", "seq": 122, "unread": 3,'
-        ' "head": 125}',
+        ' "unread_mentions": 1, "head": 125}',
     ),
     (HI, MESSAGE),
     (
@@ -511,9 +514,18 @@ SHAPES: list[tuple[Reply | Event | Hello | Bye, str]] = [
         ' "target": 122, "reason": "spam"}',
     ),
     (
-        Message("lobby", 122, "ada", AT, "Hi!", reply_to=7, reactions=(Tally("☕", 2, me=False),)),
+        Message(
+            "lobby",
+            122,
+            "ada",
+            AT,
+            "Hi!",
+            reply_to=7,
+            mentions=("bob",),
+            reactions=(Tally("☕", 2, me=False),),
+        ),
         f'{{"event": "message", "room": "lobby", "seq": 122, "sender": "ada", "timestamp": {TIME},'
-        ' "content": "Hi!", "reply_to": 7,'
+        ' "content": "Hi!", "reply_to": 7, "mentions": ["bob"],'
         ' "reactions": [{"emoji": "☕", "count": 2, "me": false}]}',
     ),
     (

@@ -404,7 +404,7 @@ EVENTS: Sequence[Event] = (
     RoomChanged("lobby", 1, "ada", AT, "Lobby"),
     MembershipChanged(ROOMS[0], "join", "e1", 1, 1, 1, 0, "member"),
     ProfileChanged("bob", "Bob"),
-    Read("lobby", "ada", 1, 0, 1),
+    Read("lobby", "ada", 1, 0, 0, 1),
     Presence("lobby", 1, ["ada"], []),
     Typing("lobby", "bob"),
 )

@@ -364,7 +364,7 @@ async def test_rooms_and_messages() -> None:
             assert complete == page["complete"]
             assert page["head"] == 4
 
-        answer = {"content": "hi yourself", "reply_to": 2}
+        answer = {"content": "hi @ada", "reply_to": 2}
         replied = await asking.post("/rooms/lobby/messages", answer)
         assert replied.status == 201
         newest = (await asking.get("/rooms/lobby/messages?limit=1")).json["messages"]
@@ -381,7 +381,7 @@ async def test_rooms_and_messages() -> None:
             ["hey", edited["timestamp"], None],
             ["", None, True],
             ["three", None, None],
-            ["hi yourself", None, None],
+            ["hi @ada", None, None],
         ]
         assert messages[3]["reactions"] == [{"emoji": THUMB, "count": 1, "me": True}]
         document = (await asking.get("/openapi.json")).json

@@ -130,6 +130,44 @@ def happen(repository: Repository, done: list[tuple[str, str, int, str]]) -> Non
         repository.append(drafts[start : start + 5])
 
 
+# Mentions.
+
+
+async def test_a_mention_is_counted_until_it_is_read_and_follows_edits_and_deletions() -> None:
+    async with (
+        Chat(MemoryRepository(), bcrypt_cost=4) as chat,
+        connect(chat) as (ada, _),
+        connect(chat) as (bob, _),
+    ):
+        for name, peer in (("ada", ada), ("bob", bob)):
+            await peer.do("register", username=name, password="correct horse")
+            await peer.do("join", room="lobby")
+
+        async def unread() -> tuple[int, int]:
+            reply = await bob.do("join", room="lobby")
+            (entry,) = await chat.memberships(User("bob", "bob"))
+            assert (entry.unread, entry.unread_mentions) == (
+                reply["unread"],
+                reply["unread_mentions"],
+            )
+            return reply["unread"], reply["unread_mentions"]
+
+        await ada.do("send", room="lobby", content="hello @Bob")
+        await ada.do("send", room="lobby", content="hello @bob and @cyd")
+        assert (await bob.event("message"))["mentions"] == ["bob"]
+        assert await unread() == (2, 2)
+        await ada.do("edit", room="lobby", seq=3, content="hello")
+        assert "mentions" not in await bob.event("edit")
+        assert await unread() == (2, 1)
+        await ada.do("edit", room="lobby", seq=3, content="hello @bob!")
+        assert (await bob.event("edit"))["mentions"] == ["bob"]
+        assert await unread() == (2, 2)
+        await ada.do("delete", room="lobby", seq=4)
+        assert await unread() == (2, 1), "what was deleted is unread, and mentions nobody"
+        assert (await bob.do("mark_read", room="lobby", seq=3))["unread_mentions"] == 0
+        assert await unread() == (1, 0)
+
+
 # Read markers.
 
 
@@ -152,9 +190,11 @@ async def test_all_of_a_users_devices_hear_of_a_marker_at_once_and_nobody_else()
             "id": 3,
             "read": 4,
             "unread": 1,
+            "unread_mentions": 0,
             "head": 5,
         }
         told = {"event": "read", "room": "lobby", "username": "ada", "seq": 4, "unread": 1}
+        told |= {"unread_mentions": 0}
         assert await desk.event("read") == {**told, "head": 5}, "which has not joined"
         assert await phone.event("read") == {**told, "head": 5}
         assert (await desk.do("mark_read", room="lobby", seq=99))["read"] == 5

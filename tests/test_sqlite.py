@@ -437,6 +437,34 @@ def test_what_is_of_a_message_is_found_by_an_index(
     assert found == 6, "two pages, what three batches load, and the edits that are erased"
 
 
+def test_what_is_unread_is_counted_by_an_index_of_what_mentions_somebody(
+    repository: SqliteRepository, path: Path
+) -> None:
+    """However many messages there are."""
+    with statements() as asked:
+        repository.membership("lobby", "ada")
+        repository.memberships("ada")
+        repository.mark_read({("lobby", "ada"): 1})
+    by_key = "mentions USING PRIMARY KEY (user_id=? AND room_id=? AND seq>? AND seq<?)"
+    with plain(path) as connection:
+        plans = [
+            [step[-1] for step in connection.execute(f"EXPLAIN QUERY PLAN {statement}")]
+            for statement in asked
+            if statement.startswith("SELECT")
+        ]
+    assert len(plans) == 3
+    for plan in plans:
+        assert [step for step in plan if by_key in step], plan
+        assert not [step for step in plan if step in ("SCAN events", "SCAN mentions")], plan
+
+
+def test_a_plain_message_takes_no_statement_for_what_it_has_not(
+    repository: SqliteRepository,
+) -> None:
+    alone = statements_for(repository, [say("two")])
+    assert len(alone) == len(statements_for(repository, [say("@nobody", mentions=(("nobody",),))]))
+
+
 def test_what_was_done_in_a_room_and_who_owns_it_are_found_by_an_index(
     repository: SqliteRepository, path: Path
 ) -> None:

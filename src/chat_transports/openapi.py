@@ -276,6 +276,7 @@ _SCHEMAS: dict[str, Any] = {
         edited=_TIME,
         erased={"type": "boolean"},
         reply_to=_NATURAL,
+        mentions=_list(_TEXT),
         reactions=_list(
             _object({"emoji": _TEXT, "count": _NATURAL, "me": {"type": "boolean"}}),
         ),

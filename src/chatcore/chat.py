@@ -384,6 +384,7 @@ class Chat(Accounts, Moderation):
                 membership.head,
                 membership.read,
                 membership.unread,
+                membership.unread_mentions,
                 recovered=missed is not None,
                 events=given,
             )
@@ -545,7 +546,14 @@ class Chat(Accounts, Moderation):
 
         def done(outcome: Marked | ChatError | None) -> None:
             if isinstance(outcome, Marked) and outcome.moved:
-                read = Read(found.name, user.username, outcome.read, outcome.unread, outcome.head)
+                read = Read(
+                    found.name,
+                    user.username,
+                    outcome.read,
+                    outcome.unread,
+                    outcome.unread_mentions,
+                    outcome.head,
+                )
                 for username in filter(None, (user.username, outcome.other)):
                     self.hub.tell(username, read)
             answer.settle(outcome)
@@ -554,7 +562,7 @@ class Chat(Accounts, Moderation):
         marked = await answer.wait()
         if marked is None:
             raise NotMember("You must join the chat first")
-        return MarkReadReply(marked.read, marked.unread, marked.head)
+        return MarkReadReply(marked.read, marked.unread, marked.unread_mentions, marked.head)
 
     # What moderators are told.
 

@@ -9,6 +9,7 @@ from typing import assert_never
 from chatcore import commands, events, model, names
 from chatcore.errors import ChatError, Invalid, NotFound, RateLimited
 from chatcore.events import Duplicate, DurableReply
+from chatcore.mentions import mentioned
 from chatcore.model import Draft, Limits, Room, User
 from chatcore.policy import Rates
 from chatcore.ports import Outcome, Policy
@@ -89,6 +90,7 @@ class Drafting:
             txn_id=_txn_id(command),
             refusal=refusal or self._refusal(user, command, room),
             limits=limits,
+            mentions=mentioned(str(body["content"])) if "content" in body else (),
         )
 
     def joins(

@@ -29,6 +29,10 @@ class Tally:
     me: bool
 
 
+def _usernames(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(names)
+
+
 @frozen
 class Message:
     room: str
@@ -42,6 +46,8 @@ class Message:
     """Whether it was deleted: `content` is empty, and was something else once."""
     reply_to: int | None = None
     """The message that it answers, by its seq; that one may be deleted by now."""
+    mentions: tuple[str, ...] = field(default=(), converter=_usernames)
+    """The members whom it mentions."""
     reactions: tuple[Tally, ...] = ()
     """What is beside it, the most frequent first; the log itself never has it."""
 
@@ -58,6 +64,8 @@ class Edit:
     """The message's seq."""
     content: str
     erased: bool = False
+    mentions: tuple[str, ...] = field(default=(), converter=_usernames)
+    """The members whom the message mentions now."""
 
 
 @frozen
@@ -202,6 +210,8 @@ class Marked:
     read: int
     unread: int
     """Messages above `read`, up to `head`."""
+    unread_mentions: int
+    """Those of them that mention the user."""
     head: int
     moved: bool
     other: str | None = None
@@ -257,6 +267,8 @@ class Read:
     seq: int
     unread: int
     """Messages above `seq`, up to `head`."""
+    unread_mentions: int
+    """Those of them that mention the user."""
     head: int
 
 
@@ -398,6 +410,7 @@ class JoinReply:
     head: int
     read: int
     unread: int
+    unread_mentions: int
     recovered: bool
     events: Sequence[Durable]
 
@@ -488,6 +501,8 @@ class MarkReadReply:
     read: int
     unread: int
     """Messages above `read`, up to `head`."""
+    unread_mentions: int
+    """Those of them that mention the user."""
     head: int
 
 

@@ -41,7 +41,12 @@ def _after(message: Message, event: Edit | Delete | Reaction, me: str | None) ->
         case Reaction():
             return evolve(message, reactions=_with(message.reactions, event, me))
         case Edit(erased=False):
-            return evolve(message, content=event.content, edited=event.timestamp)
+            return evolve(
+                message,
+                content=event.content,
+                edited=event.timestamp,
+                mentions=event.mentions,
+            )
     return erased(message)
 
 
@@ -81,9 +86,17 @@ def erased(event: E) -> E:
     """Return a message or an edit without its text; any other event as it is."""
     match event:
         case Message():
-            return evolve(event, content="", edited=None, erased=True, reply_to=None, reactions=())
+            return evolve(
+                event,
+                content="",
+                edited=None,
+                erased=True,
+                reply_to=None,
+                mentions=(),
+                reactions=(),
+            )
         case Edit():
-            return evolve(event, content="", erased=True)
+            return evolve(event, content="", erased=True, mentions=())
     return event
 
 

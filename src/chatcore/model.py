@@ -141,6 +141,8 @@ class Membership:
     read: int
     unread: int
     """Messages above `read`, up to `head`."""
+    unread_mentions: int = 0
+    """Those of them that mention the user."""
 
 
 @frozen
@@ -174,9 +176,14 @@ class Draft:
     creates: bool = False
     """Whether `room` is born with this draft; a direct room may be there already."""
     limits: Limits | None = None
-    """For who joins, is invited or becomes an owner: how many rooms one may be in, and own."""
+    """For who joins, is invited or becomes an owner: how many rooms one may be in, and own.
+
+    And for who reacts.
+    """
     as_host: bool = False
     """Done by the host in the sender's name: what the sender may do does not matter."""
+    mentions: tuple[tuple[str, ...], ...] = ()
+    """Whom a text may mention, as `mentions.mentioned` has found them; members of the room are."""
     id: int = field(factory=lambda: random.getrandbits(63))
     """Tells this draft's event from any other at the same seq; no secret."""
 

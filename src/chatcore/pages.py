@@ -178,11 +178,16 @@ class Pages:
 def _characters(event: Durable) -> int:
     match event:
         case Message():
-            return len(event.content) + sum(len(each.emoji) + 16 for each in event.reactions)
+            beside = sum(len(each.emoji) + 16 for each in event.reactions)
+            return len(event.content) + _characters_of(event.mentions) + beside
         case Edit():
-            return len(event.content)
+            return len(event.content) + _characters_of(event.mentions)
         case Delete(reason=str(reason)) | Member(reason=str(reason)):
             return len(reason)
         case RoomChanged():
             return len(event.title or "") + len(event.topic or "")
     return 0
+
+
+def _characters_of(names: Sequence[str]) -> int:
+    return sum(len(name) + 3 for name in names)

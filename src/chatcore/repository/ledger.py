@@ -118,6 +118,8 @@ class Ledger:
     """The reactions that this batch changed: the seq of what added each, None for what went."""
     tallies: dict[tuple[str, int, str], int] = field(factory=dict, init=False)
     """How many of these emoji are beside these messages now."""
+    mentions: dict[RoomSeq, tuple[str, ...]] = field(factory=dict, init=False)
+    """Of each message that is new, and mentions somebody, and of those that were changed."""
 
     def judge(self, drafts: Sequence[Draft]) -> list[Outcome]:
         """Take a batch in, draft by draft in this order; say of each what became of it."""
@@ -185,7 +187,8 @@ class Ledger:
             raise draft.refusal
         target = None
         if draft.kind == "message":
-            self._check_reply(draft)
+            if "reply_to" in draft.body:
+                self._check_reply(draft)
             if room.slow_mode and standing is not None and standing.role in policy.SLOWED:
                 self._wait_turn(draft, room)
         elif draft.kind in ("edit", "delete", "reaction"):
@@ -213,6 +216,8 @@ class Ledger:
             self._react(draft, target, room.head)
         elif draft.kind == "room":
             self._update(draft, room)
+        if draft.mentions or draft.kind in ("edit", "delete"):
+            draft = self._mention(draft, room.head)
         event = committed(draft, room.head)
         stored = Stored(event, room.first, room.messages, stands)
         self.stored.append((draft, stored))
@@ -226,10 +231,9 @@ class Ledger:
 
     def _check_reply(self, draft: Draft) -> None:
         """Raise NotFound where a message answers one that is not there, or was deleted."""
-        if "reply_to" in draft.body:
-            target = self.targets[_aim(draft, "reply_to")]
-            if target is None or target.deletion is not None:
-                raise NotFound("There is no such message to reply to; it may have been deleted")
+        target = self.targets[_aim(draft, "reply_to")]
+        if target is None or target.deletion is not None:
+            raise NotFound("There is no such message to reply to; it may have been deleted")
 
     def _target(self, draft: Draft, room: RoomState, standing: Standing | None) -> Target:
         """Return the message that a draft is of, where its sender may do that to it."""
@@ -258,6 +262,24 @@ class Ledger:
             if draft.body["emoji"] not in target.tallies and len(target.tallies) >= most:
                 raise Forbidden(f"A message has at most {most} different reactions; join one")
         return is_there
+
+    def _mention(self, draft: Draft, seq: int) -> Draft:
+        """Note whom a message mentions from now on, and return the draft with it."""
+        room = draft.room.name
+        meant = (
+            next((name for name in names if self._is_member(room, name)), None)
+            for names in draft.mentions
+        )
+        mentions = tuple(dict.fromkeys(name for name in meant if name is not None))
+        if "target" in draft.body:
+            self.mentions[_aim(draft)] = mentions
+        elif mentions:
+            self.mentions[room, seq] = mentions
+        return evolve(draft, body={**draft.body, "mentions": mentions}) if mentions else draft
+
+    def _is_member(self, room: str, username: str) -> bool:
+        standing = self.standings.get((room, username))
+        return standing is not None and standing.role != INVITED
 
     def _react(self, draft: Draft, target: Target, seq: int) -> None:
         key = room, message, _, emoji = _reaction(draft)
@@ -532,6 +554,8 @@ def touched(drafts: Iterable[Draft]) -> Touched:
             found.reactions.add(_reaction(draft))
         elif "reply_to" in draft.body:
             found.targets.add(_aim(draft, "reply_to"))
+        if draft.mentions:
+            found.people |= {(room, name) for names in draft.mentions for name in names}
         if draft.txn_id is not None:
             found.txns.add((room, draft.sender, draft.txn_id))
     return found

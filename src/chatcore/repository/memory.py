@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -70,6 +70,10 @@ class _Log:
     """Of each message that has any, by emoji: who reacted so, and where in the log."""
     reacted: dict[int, list[Reaction]] = field(factory=dict)
     """All that there ever were."""
+    mentions: dict[str, list[int]] = field(factory=dict)
+    """The messages that mention each user, in order."""
+    mentioned: dict[int, tuple[str, ...]] = field(factory=dict)
+    """Whom each message mentions that does."""
 
     @property
     def head(self) -> int:
@@ -130,6 +134,19 @@ class _Log:
         edit = self.events[seqs[place - 1] - 1] if place else None
         return edit if isinstance(edit, Edit) else None
 
+    def mention(self, message: int, usernames: tuple[str, ...]) -> None:
+        """Note whom a message mentions now, and nobody else."""
+        for username in self.mentioned.pop(message, ()):
+            self.mentions[username].remove(message)
+        if usernames:
+            self.mentioned[message] = usernames
+        for username in usernames:
+            insort(self.mentions.setdefault(username, []), message)
+
+    def count_mentions(self, username: str, after: int, upto: int) -> int:
+        found = self.mentions.get(username, [])
+        return max(0, bisect_right(found, upto) - bisect_right(found, after))
+
     def mark(self, username: str, seq: int) -> Marked | None:
         """Move a read marker, where that is further on."""
         standing = self.members.get(username)
@@ -142,7 +159,9 @@ class _Log:
             self.members[username] = standing
         others = {*self.members} - {username} if self.room.kind == "direct" else set()
         unread = self.messages(self.head) - standing.read_messages
-        return Marked(standing.read, unread, self.head, moves, next(iter(others), None))
+        mentions = self.count_mentions(username, standing.read, self.head)
+        other = next(iter(others), None)
+        return Marked(standing.read, unread, mentions, self.head, moves, other)
 
     def target(self, seq: int) -> Target | None:
         event = self.events[seq - 1] if 1 <= seq <= self.head else None
@@ -194,6 +213,8 @@ class MemoryRepository:
                 self._stored.append((stored.event.room, stored.event.seq))
             for (room, seq, username, emoji), added in ledger.reacted.items():
                 self._logs[room].react(seq, username, emoji, added)
+            for (room, seq), usernames in ledger.mentions.items():
+                self._logs[room].mention(seq, usernames)
             for room, seq in ledger.erased:
                 self._logs[room].erase(seq)
             for (room, username), standing in ledger.changed.items():
@@ -364,8 +385,9 @@ class MemoryRepository:
                 return None
             head = log.head if upto is None else upto
             unread = max(0, log.messages(head) - standing.read_messages)
+            mentions = log.count_mentions(username, standing.read, head)
             return Membership(
-                log.room, standing.role, log.room.epoch, 1, head, standing.read, unread
+                log.room, standing.role, log.room.epoch, 1, head, standing.read, unread, mentions
             )
 
     def memberships(self, username: str) -> Sequence[Membership]:

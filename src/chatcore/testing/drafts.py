@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from chatcore.events import Durable, Stored
+from chatcore.mentions import mentioned
 from chatcore.model import Draft, Room
 from chatcore.ports import Outcome
 
@@ -17,6 +18,7 @@ NOW = datetime(2026, 1, 1, 12, 30, 15, 123_000, tzinfo=UTC)
 
 def say(sender: str, text: str, room: Room = LOBBY, **more: Any) -> Draft:
     body: dict[str, object] = {"content": text}
+    more.setdefault("mentions", mentioned(text))
     if "reply_to" in more:
         body["reply_to"] = more.pop("reply_to")
     at = more.pop("timestamp", NOW)
@@ -25,6 +27,7 @@ def say(sender: str, text: str, room: Room = LOBBY, **more: Any) -> Draft:
 
 def edit(sender: str, target: int, text: str, room: Room = LOBBY, **more: Any) -> Draft:
     body = {"target": target, "content": text}
+    more.setdefault("mentions", mentioned(text))
     at = more.pop("timestamp", NOW + timedelta(minutes=1))
     return Draft(room=room, sender=sender, kind="edit", body=body, timestamp=at, **more)
 

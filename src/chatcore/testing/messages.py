@@ -1,18 +1,20 @@
-"""What any repository must do about replies, reactions and read markers."""
+"""What any repository must do about replies, reactions, mentions and read markers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 from chatcore.errors import Forbidden, NotFound, TxnConflict
-from chatcore.events import Duplicate, Marked, Message, Reaction, Stored, Tally
-from chatcore.model import Limits, Room
+from chatcore.events import Duplicate, Edit, Marked, Message, Reaction, Stored, Tally
+from chatcore.folding import fold
+from chatcore.model import Limits, Room, User
 from chatcore.names import direct_room
 from chatcore.ports import Repository
 from chatcore.testing.drafts import (
     NOW,
     SECRET,
     THUMB,
+    all_stored,
     delete,
     edit,
     member,
@@ -194,26 +196,92 @@ def _read_markers(repository: Repository) -> None:
         return found.read, found.unread
 
     assert stands("bob") == (2, 4), "what was deleted counts, too"
-    assert mark("bob", 4) == Marked(4, 2, 8, moved=True)
-    assert mark("bob", 4) == mark("bob", 3) == mark("bob", 0) == Marked(4, 2, 8, moved=False)
+    assert mark("bob", 4) == Marked(4, 2, 0, 8, moved=True)
+    assert mark("bob", 4) == mark("bob", 3) == mark("bob", 0) == Marked(4, 2, 0, 8, moved=False)
     assert stands("bob") == (4, 2)
-    assert mark("bob", 99) == Marked(8, 0, 8, moved=True), "it is at most at the head"
+    assert mark("bob", 99) == Marked(8, 0, 0, 8, moved=True), "it is at most at the head"
     repository.append([say("ada", "9"), say("ada", "10")])
     assert stands("bob") == (8, 2)
     assert stands("ada") == (10, 0), "sending has read"
-    assert mark("ada", 7) == Marked(10, 0, 10, moved=False)
+    assert mark("ada", 7) == Marked(10, 0, 0, 10, moved=False)
     marked = repository.mark_read(
         {("lobby", "bob"): 9, (pair.name, "ada"): 3, ("lobby", "cyd"): 9, ("nowhere", "ada"): 1}
     )
     assert marked == {
-        ("lobby", "bob"): Marked(9, 1, 10, moved=True),
-        (pair.name, "ada"): Marked(3, 0, 3, moved=True, other="bob"),
+        ("lobby", "bob"): Marked(9, 1, 0, 10, moved=True),
+        (pair.name, "ada"): Marked(3, 0, 0, 3, moved=True, other="bob"),
     }, "in one go; whoever is in no room has read nothing there"
     repository.append([upon("bob", "invite", "cyd"), member("ada", "leave", pair)])
     assert mark("cyd", 9) is None
-    assert mark("bob", 4, pair.name) == Marked(4, 0, 4, moved=True), "the other one is not there"
+    assert mark("bob", 4, pair.name) == Marked(4, 0, 0, 4, moved=True), "the other one is not there"
     repository.append([edit("ada", 10, "X"), say("ada", "13")])
     assert stands("bob") == (9, 2), "what comes later is unread"
+
+
+def _mentions(repository: Repository) -> None:
+    for name in ("ada.b", "dee"):
+        repository.add_user(User(name, name), None)
+    repository.append([member(name, "join") for name in ("ada", "bob", "cyd", "ada.b")])
+    at = repository.head("lobby", 0)[1]
+
+    def counted(username: str, upto: int | None = None) -> tuple[int, int]:
+        found = repository.membership("lobby", username, upto)
+        assert found is not None
+        return found.unread, found.unread_mentions
+
+    repository.append(
+        [
+            say("ada", "@Bob, @BOB and @cyd: hello @dee and @ada", txn_id="t"),
+            say("ada", "@ada.b. @ada."),
+            say("ada", "nobody: bob@example.org, @bob@example.org"),
+            say("ada", "@bob"),
+        ]
+    )
+    log = repository.read("lobby", at, 99, 99)
+    told = [each.mentions for each in log if isinstance(each, Message)]
+    assert told == [("bob", "cyd", "ada"), ("ada.b", "ada"), (), ("bob",)], "members, as they are"
+    again = say("ada", "@Bob, @BOB and @cyd: hello @dee and @ada", txn_id="t")
+    assert repository.append([again]) == [Duplicate(at + 1, NOW)], "whoever was mentioned then"
+    assert (counted("bob"), counted("cyd"), counted("ada.b")) == ((4, 2), (4, 1), (4, 1))
+    assert counted("ada") == (0, 0), "what one has said oneself is read"
+    assert counted("bob", at + 3) == (3, 1), "as of a seq"
+    assert [each.unread_mentions for each in repository.memberships("bob")] == [2]
+
+    # An edit says anew whom its message mentions, and a deletion that it mentions nobody.
+    (edited,) = all_stored(repository.append([edit("ada", at + 3, "@cyd @cyd")]))
+    assert isinstance(edited, Edit)
+    assert edited.mentions == ("cyd",)
+    repository.append([edit("ada", at + 1, "for @cyd alone")])
+    assert (counted("bob"), counted("cyd")) == ((4, 1), (4, 2))
+    page = fold(repository.messages("lobby", at, at + 4, 9, newest=True, upto=99))
+    assert [each.mentions for each in page] == [("cyd",), ("ada.b", "ada"), ("cyd",)]
+    repository.append([delete("ada", at + 3)])
+    assert counted("cyd") == (4, 1), "it is unread, and mentions nobody"
+    (gone,) = fold(repository.messages("lobby", at + 2, at + 4, 9, newest=True, upto=99))
+    assert (gone.erased, gone.mentions) == (True, ())
+
+    # What is read is not counted, nor what was said before somebody came.
+    marked = repository.mark_read({("lobby", "bob"): at + 3, ("lobby", "cyd"): at})
+    assert marked["lobby", "bob"] == Marked(at + 3, 1, 1, at + 7, moved=True)
+    assert marked["lobby", "cyd"].unread_mentions == 1
+    repository.append([member("bob", "leave"), say("ada", "@bob"), member("bob", "join")])
+    assert counted("bob") == (0, 0)
+    repository.append([edit("ada", at + 4, "@bob again"), say("ada", "@bob is here")])
+    assert counted("bob") == (1, 1)
+    repository.append([say("bob", "I am")])
+    assert counted("bob") == (0, 0), "sending has read"
+
+    within = repository.append(
+        [
+            say("ada", "@bob"),
+            edit("ada", repository.head("lobby", 0)[1] + 1, "nobody"),
+            say("ada", "@bob"),
+            delete("ada", repository.head("lobby", 0)[1] + 3),
+            say("ada", "@bob @cyd"),
+        ]
+    )
+    assert types_of(within) == [Stored] * 5
+    assert counted("bob") == (3, 1)
 
 
 TEA = "\u2615"
@@ -223,4 +291,5 @@ MESSAGES: Sequence[Callable[[Repository], None]] = (
     _reactions,
     _reactions_within_a_batch,
     _read_markers,
+    _mentions,
 )

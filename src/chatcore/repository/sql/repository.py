@@ -51,6 +51,7 @@ from chatcore.repository.sql.dialect import Connection, Dialect
 from chatcore.repository.sql.schema import (
     events,
     members,
+    mentions,
     reactions,
     reports,
     restraints,
@@ -121,6 +122,8 @@ class SqlRepository:
                     for draft, stored in ledger.stored
                 ),
             )
+            if ledger.mentions:
+                self._mention(connection, ledger, room_ids, user_ids)
             if ledger.reacted:
                 self._react(connection, ledger, room_ids, user_ids)
             if ledger.erased:
@@ -187,6 +190,25 @@ class SqlRepository:
             except self._dialect.error as error:
                 raise OutcomeUnknown(outcomes, self._dialect.explain(error)) from error
             return outcomes
+
+    def _mention(
+        self,
+        connection: Connection,
+        ledger: Ledger,
+        room_ids: Mapping[str, int],
+        user_ids: Mapping[str, int],
+    ) -> None:
+        """Store whom messages mention now, and nobody else."""
+        named = [(room_ids[room], seq, names) for (room, seq), names in ledger.mentions.items()]
+        connection.execute(
+            self._sql.remove_mentions, _given([room_id, seq] for room_id, seq, _ in named)
+        )
+        connection.execute(
+            self._sql.add_mentions,
+            _given(
+                [user_ids[name], room_id, seq] for room_id, seq, names in named for name in names
+            ),
+        )
 
     def _react(
         self,
@@ -412,13 +434,14 @@ class SqlRepository:
         marked, moved = {}, []
         with self._dialect.writing() as connection:
             for room, username, *row in connection.taken(self._sql.load_marks, _given(wanted)):
-                room_id, user_id, role, read, read_messages, seq, at, head, messages, other = row
+                room_id, user_id, role, read, read_messages, seq, at, head, messages, *more = row
                 moves = seq > read and at is not None
                 if moves:
                     read, read_messages = seq, at
                     moved.append([room_id, user_id, role, read, read_messages])
                 unread = max(0, messages - read_messages)
-                marked[room, username] = Marked(read, unread, head, moves, other)
+                mentioned, other = more
+                marked[room, username] = Marked(read, unread, mentioned, head, moves, other)
             if moved:
                 connection.execute(self._sql.set_members, _given(moved))
                 connection.commit()
@@ -627,9 +650,9 @@ def _room_row(room: Room) -> list[object]:
 
 
 def _membership(row: Sequence[Any]) -> Membership:
-    *described, role, first, head, read, unread = row
+    *described, role, first, head, read, unread, mentions = row
     room = _room(described)
-    return Membership(room, role, room.epoch, first, head, read, max(0, unread))
+    return Membership(room, role, room.epoch, first, head, read, max(0, unread), mentions)
 
 
 def _target(row: Sequence[Any]) -> Target:
@@ -874,6 +897,9 @@ class _Statements:
         erase = sa.update(events).values(body=row.c.body).where(events.c.room_id == row.c.room_id)
         self.erase_messages = erase.where(events.c.seq == row.c.seq)
         self.erase_edits = erase.where(events.c.target == row.c.seq, events.c.kind == "edit")
+        row = given("user_id", "room_id", "seq")
+        self.add_mentions = sa.insert(mentions).from_select(list(row.c.keys()), sa.select(*row.c))
+        self.remove_mentions = _delete(mentions, given("room_id", "seq"))
         row = given("room_id", "target", "user_id", "emoji", "seq")
         self.set_reactions = dialect.upsert(reactions, sa.select(*row.c))
         self.remove_reactions = _delete(reactions, row)
@@ -970,6 +996,7 @@ class _Statements:
                 upto.label("head"),
                 members.c.read,
                 (sa.func.coalesce(counted, 0) - members.c.read_messages).label("unread"),
+                _mentioned(after=members.c.read, upto=upto).label("mentioned"),
             )
             .join_from(members, rooms, rooms.c.id == members.c.room_id)
             .where(members.c.user_id == user_id)
@@ -1001,6 +1028,10 @@ class _Statements:
                 read_there.label("at"),
                 rooms.c.head,
                 rooms.c.messages,
+                _mentioned(
+                    after=sa.case((seq > members.c.read, seq), else_=members.c.read),
+                    upto=rooms.c.head,
+                ).label("mentioned"),
                 sa.case((rooms.c.kind == "direct", other)).label("other"),
             )
             .join_from(marked, rooms, rooms.c.name == marked.c.room)
@@ -1199,6 +1230,24 @@ class _Statements:
         self.forget_txns = sa.delete(txns).where(
             sa.tuple_(txns.c.room_id, txns.c.user_id, txns.c.txn_id).in_(some)
         )
+
+
+def _mentioned(
+    *, after: sa.ColumnElement[int], upto: sa.ColumnElement[int]
+) -> sa.ScalarSelect[int]:
+    """Count the messages of a room that mention one of its members: an index has those alone."""
+    return (
+        sa.select(sa.func.count())
+        .select_from(mentions)
+        .where(
+            mentions.c.user_id == members.c.user_id,
+            mentions.c.room_id == rooms.c.id,
+            mentions.c.seq > after,
+            mentions.c.seq <= upto,
+        )
+        .correlate_except(mentions)
+        .scalar_subquery()
+    )
 
 
 def _event_rows(log: Any) -> sa.Select[Any]:  # the events, under whatever name

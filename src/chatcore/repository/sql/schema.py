@@ -118,6 +118,18 @@ tallies = sa.Table(
 )
 """How many of `reactions` each message has with each emoji; never 0."""
 
+mentions = sa.Table(
+    "mentions",
+    metadata,
+    sa.Column("user_id", sa.Integer, sa.ForeignKey("users.id"), primary_key=True),
+    sa.Column("room_id", sa.Integer, sa.ForeignKey("rooms.id"), primary_key=True),
+    sa.Column("seq", sa.BigInteger, primary_key=True),
+    _of_a_message("seq"),
+    sa.Index("ix_mentions_message", "room_id", "seq"),
+    sqlite_with_rowid=False,
+)
+"""Whom each message mentions, as it is now; `seq` is the message's."""
+
 members = sa.Table(
     "members",
     metadata,

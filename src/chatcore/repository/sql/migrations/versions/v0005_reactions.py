@@ -1,4 +1,4 @@
-"""Replies and reactions: which are there now, and how many."""
+"""Replies, reactions and mentions: which there are now, and how many."""
 
 from __future__ import annotations
 
@@ -36,14 +36,24 @@ def upgrade() -> None:
         _of_a_message("target"),
         sqlite_with_rowid=False,
     )
+    op.create_table(
+        "mentions",
+        sa.Column("user_id", sa.Integer, sa.ForeignKey("users.id"), primary_key=True),
+        sa.Column("room_id", sa.Integer, sa.ForeignKey("rooms.id"), primary_key=True),
+        sa.Column("seq", sa.BigInteger, primary_key=True),
+        _of_a_message("seq"),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("ix_mentions_message", "mentions", ["room_id", "seq"])
 
 
 def downgrade() -> None:
-    """Keep each message and its place; a reply is a message again, and reactions go.
+    """Keep each message and its place; a reply is a message again, and all else goes.
 
     What added or removed one becomes a change of membership that changes nothing, as 0002
     does it.
     """
+    op.drop_table("mentions")
     op.drop_table("tallies")
     op.drop_table("reactions")
     op.execute(
@@ -51,7 +61,10 @@ def downgrade() -> None:
         " (SELECT username FROM users WHERE users.id = events.sender_id), 'action', 'reaction')"
         " WHERE kind = 'reaction'"
     )
-    op.execute("UPDATE events SET body = json_remove(body, '$.reply_to') WHERE kind = 'message'")
+    op.execute(
+        "UPDATE events SET body = json_remove(body, '$.reply_to', '$.mentions')"
+        " WHERE kind IN ('message', 'edit')"
+    )
     op.drop_index("ix_events_target", "events")
     op.create_index(
         "ix_events_target",

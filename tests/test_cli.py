@@ -20,6 +20,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 from prompt_toolkit.utils import get_cwidth
@@ -30,7 +31,7 @@ from chat_cli.printable import printable, wrapped
 from chat_cli.screen import clock
 from chat_transports.pipe import address
 from chatcore import Delete, Edit, Member, Message
-from chatcore.events import Durable, RoomChanged
+from chatcore.events import Durable, Reaction, RoomChanged, Tally
 from chatcore.testing import PATIENCE, eventually
 from tests.support import PASSWORD, ServerProcess, connected, present, serving
 from tests.terminal import Pane, Tmux
@@ -211,8 +212,20 @@ class TestPipe:
     async def test_help_names_every_command(self, server: ServerProcess) -> None:
         _, lines = await piped(server.urls["ws"], "1", "ada", PASSWORD, "/help")
         assert [line.split()[0] for line in lines[8:-1]] == [
-            *("/users", "/rooms", "/join", "/leave", "/create", "/msg", "/history", "/edit"),
-            *("/delete", "/title", "/topic", "/slow", "/archive", "/invite", "/kick", "/ban"),
+            *("/users", "/rooms", "/join", "/leave", "/create", "/msg", "/history", "/reply"),
+            *(
+                "/react",
+                "/unreact",
+                "/edit",
+                "/delete",
+                "/title",
+                "/topic",
+                "/slow",
+                "/archive",
+                "/invite",
+                "/kick",
+                "/ban",
+            ),
             *("/unban", "/mute", "/unmute", "/role", "/report", "/reports", "/log"),
             *("/whoami", "/name", "/password", "/help", "/exit", "//text"),
         ]
@@ -301,6 +314,45 @@ class TestPipe:
             "[WHEN] ada deleted a message",
             "Goodbye!",
         ]
+
+    async def test_answers_and_reacts_and_marks_what_was_shown(self, server: ServerProcess) -> None:
+        url = server.urls["ws"]
+        async with present(url, "bob") as bob:
+            await bob.do("join", room="lobby")
+            first = await bob.do("send", room="lobby", content="Tea?")
+            typed = ["/reply @Bob  Yes,  please", "/react bob \u2615", "/unreact bob \u2615"]
+            typed += ["/react bob yes", "/react cyd \u2615", "/reply bob", "/react bob \U0001f44d"]
+            _, lines = await piped(url, "1", "ada", PASSWORD, *typed, "/history 2")
+            assert lines[9:] == [
+                "[HH:MM] ada (to bob: Tea?): Yes,  please",
+                "[System] ada put \u2615 beside bob: Tea?",
+                "[System] ada took \u2615 away from bob: Tea?",
+                "[System] A reaction is one emoji",
+                "There is no message of cyd on this screen",
+                "/reply is not used like that: /help says how",
+                "[System] ada put \U0001f44d beside bob: Tea?",
+                "[HH:MM] bob (\U0001f44d 1): Tea?",
+                "[HH:MM] ada (to bob: Tea?): Yes,  please",
+                "Goodbye!",
+            ]
+            assert first["seq"]
+            for text in ("ping @ada", "@ada?"):
+                await bob.do("send", room="lobby", content=text)
+            await bob.do("create", room="tea")
+            await bob.do("join", room="tea")
+        status, lines = await piped(url, "2", "ada", PASSWORD, "/help")
+        assert status == 0
+        assert "[HH:MM] bob (mentions you): @ada?" in lines
+        async with connected(url) as ada:
+            reply = await ada.do("login", username="ada", password=PASSWORD)
+            entry = reply["rooms"][0]
+            assert (entry["unread"], entry["unread_mentions"]) == (0, 0)
+            await ada.do("join", room="tea")
+        async with connected(url) as bob:
+            await bob.do("login", username="bob", password=PASSWORD)
+            await bob.do("send", room="tea", content="@ada, biscuits?")
+        _, lines = await piped(url, "2", "ada", PASSWORD)
+        assert "[System] tea has 1 message for you: /join tea" in lines
 
     async def test_talks_with_one_person_alone(self, server: ServerProcess) -> None:
         url = server.urls["ws"]
@@ -838,6 +890,17 @@ def test_printable(text: str, expected: str) -> None:
         (Edit("tea", 2, "ada", NOON, 1, "hey"), "[HH:MM] ada (edited): hey"),
         (Edit("tea", 2, "ada", NOON, 1, "", erased=True), None),
         (Delete("tea", 3, "bob", NOON, 1, "spam"), "[System] bob deleted a message"),
+        (Message("tea", 1, "ada", NOON, "hi", reply_to=7), "[HH:MM] ada (an answer): hi"),
+        (
+            Message(
+                "tea", 1, "ada", NOON, "hi", edited=NOON, reactions=(Tally("\u2615", 2, me=True),)
+            ),
+            "[HH:MM] ada (edited, \u2615 2): hi",
+        ),
+        (
+            Reaction("tea", 5, "ada", NOON, 1, "\u2615", "remove"),
+            "[System] ada took \u2615 away from a message",
+        ),
         (Member("tea", 4, "bob", NOON, "bob", "leave"), None),
         (Member("tea", 4, "bob", NOON, "ada", "join", "member"), None),
         (Member("tea", 4, "bob", NOON, "ada", "invite"), "[System] bob invited ada"),
@@ -861,6 +924,19 @@ def test_printable(text: str, expected: str) -> None:
 def test_an_event_is_a_line_or_none(event: Durable, expected: str | None) -> None:
     text = shown(event)
     assert expected == (None if text is None else re.sub(r"\d\d:\d\d", "HH:MM", text))
+
+
+def test_a_line_says_whom_it_speaks_to_and_what_it_is_about() -> None:
+    about = Message("tea", 1, "bob", NOON, "a long story\n" * 9)
+    answer = Message("tea", 2, "ada", NOON, "@bob yes", reply_to=1, mentions=("bob",))
+    text = shown(answer, me="bob", about=about)
+    assert text is not None
+    assert text.endswith(
+        "ada (to bob: a long story a long story a l\u2026, mentions you): @bob yes"
+    )
+    reaction = Reaction("tea", 3, "ada", NOON, 1, "\u2615", "add")
+    text = shown(reaction, "tea", about=evolve(about, content="x" * 99))
+    assert text == f"[System] (tea) ada put \u2615 beside bob: {'x' * 29}\u2026"
 
 
 def test_a_line_names_the_room_where_it_is_another() -> None:

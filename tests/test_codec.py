@@ -412,14 +412,14 @@ SHAPES: list[tuple[Reply | Event | Hello | Bye, str]] = [
     ),
     (CreateReply(LOBBY), f'{{"reply": "create", "id": 3, "room": {ROOM}}}'),
     (
-        JoinReply(LOBBY, "member", "k3x9", 1, 122, 118, 3, 1, False, [HI]),
+        JoinReply(LOBBY, "member", "k3x9", 1, 122, 118, 3, False, [HI], unread_mentions=1),
         f'{{"reply": "join", "id": 3, "room": {ROOM}, "role": "member", "epoch": "k3x9",'
         ' "first": 1, "head": 122, "read": 118, "unread": 3, "unread_mentions": 1,'
         ' "recovered": false,'
         f' "events": [{MESSAGE}]}}',
     ),
     (
-        JoinReply(LOBBY, "member", "k3x9", 1, 122, 118, 3, 1, True, Page([HI])),
+        JoinReply(LOBBY, "member", "k3x9", 1, 122, 118, 3, True, Page([HI]), unread_mentions=1),
         f'{{"reply": "join", "id": 3, "room": {ROOM}, "role": "member", "epoch": "k3x9",'
         ' "first": 1, "head": 122, "read": 118, "unread": 3, "unread_mentions": 1,'
         ' "recovered": true,'

@@ -50,7 +50,7 @@ def read(username: str, seq: int) -> Read:
 
 
 def reply(head: int, *events: Durable, recovered: bool = False, epoch: str = "e") -> JoinReply:
-    return JoinReply(LOBBY, "member", epoch, 1, head, 0, 0, 0, recovered, events)
+    return JoinReply(LOBBY, "member", epoch, 1, head, 0, 0, recovered, events)
 
 
 @pytest.fixture
@@ -186,7 +186,7 @@ def test_a_leave_is_followed_to_its_event_and_no_room_is_joined_again_for_it(
 
 
 def test_a_connection_goes_on_where_the_last_one_ended(ada: Follower) -> None:
-    ada.joined(Join("tea"), JoinReply(Room("tea"), "member", "t", 1, 9, 0, 0, 0, False, []))
+    ada.joined(Join("tea"), JoinReply(Room("tea"), "member", "t", 1, 9, 0, 0, False, []))
     hear(ada, said(4))
     ada.part()
     ada.tell(Reconnecting("lost", 1.0))

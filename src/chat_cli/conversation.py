@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 
 from chat_cli import slash
 from chat_cli.lines import line as shown
+from chat_cli.reading import Reading
 from chat_cli.screen import Screen, open_screen
 from chat_cli.slash import Misused, Slash
 from chat_transports.client import Client, connect
@@ -120,6 +121,7 @@ class Conversation:
         self._first = room
         self._current = ""
         self._slash = Slash(chat, screen.say)
+        self._reading = Reading(chat)
         self._labels: dict[str, str] = {}
         """What a room is called here, where it is not its name: that of two people."""
         self._online: dict[str, set[str]] = {}
@@ -148,12 +150,16 @@ class Conversation:
             except ChatError as error:
                 self._screen.say(f"[System] {error}")
                 return 1
-            for membership in self._chat.memberships:
-                self._hear_of(membership.room, membership.role, membership.unread)
+            for each in self._chat.memberships:
+                self._hear_of(each.room, each.role, each.unread, each.unread_mentions)
             self._screen.on_typing = self._tell_typing
             try:
                 await self._converse()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LEAVE_SECONDS):
+                        await self._reading.tell()
             finally:
+                await self._reading.close()
                 for task in [*self._tasks]:
                     task.cancel()
                 await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -338,6 +344,8 @@ class Conversation:
             self._heads[name] = joined.head
             self._turn_to(name)
             self._show_all(joined.events)
+            if joined.unread:
+                self._reading.shown(name, joined.head)
         me = self._chat.user
         as_me = f" as {me.username}" if me else ""
         self._screen.say(f"[System] Joined {label}{as_me}; /help lists the commands")
@@ -358,7 +366,9 @@ class Conversation:
                 self._online[room] = set()
                 self._heads[room] = joined.head
 
-    def _hear_of(self, room: Room, role: str | None, unread: int = 0) -> None:
+    def _hear_of(
+        self, room: Room, role: str | None, unread: int = 0, unread_mentions: int = 0
+    ) -> None:
         """Somebody has invited this user, or opened a room for the two of them."""
         label = self._label(room)
         if role == INVITED:
@@ -369,6 +379,9 @@ class Conversation:
                 messages = "1 message" if unread == 1 else f"{unread} messages"
                 self._screen.say(f"[System] {label} has {messages} for you: /msg {name}")
             self._start(self._hear(room.name))
+        elif unread_mentions and room.name not in self._online:
+            messages = "1 message" if unread_mentions == 1 else f"{unread_mentions} messages"
+            self._screen.say(f"[System] {label} has {messages} for you: /join {label}")
 
     async def _hear(self, room: str) -> None:
         with contextlib.suppress(ChatError):  # it may have been left again
@@ -467,6 +480,8 @@ class Conversation:
                     self._drop(event.room)
             case _ if isinstance(event, Durable):
                 self._tell(event)
+                if isinstance(event, Message) and event.sender != me:
+                    self._reading.shown(event.room, event.seq)
             case MembershipChanged(room=room, role=role):
                 self._hear_of(room, role)
             case ProfileChanged(username=name, display_name=display_name) if name != me:
@@ -506,9 +521,11 @@ class Conversation:
             self._screen.say(f"[System] Disconnected from server: {reason}; trying again")
 
     def _tell(self, event: Durable) -> None:
+        me = self._chat.user.username if self._chat.user else ""
+        about = self._slash.about(event)
         self._slash.note(event)
         where = self._labels.get(event.room, event.room)
-        text = shown(event, "" if event.room == self._current else where)
+        text = shown(event, "" if event.room == self._current else where, me=me, about=about)
         if text is not None:
             self._screen.say(text)
 
@@ -562,6 +579,7 @@ class Conversation:
         if self._online.pop(room, None) is None:
             return
         self._heads.pop(room, None)
+        self._reading.forget(room)
         self._screen.say(f"[System] You are no longer in {self._labels.get(room, room)}")
         if room == self._current:
             self._turn_to(next(reversed(self._online), ""))

@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from datetime import datetime
 
 from chat_cli.screen import clock
-from chatcore.events import Delete, Durable, Edit, Member, Message, RoomChanged
+from chatcore.events import Delete, Durable, Edit, Member, Message, Reaction, RoomChanged
+
+EXCERPT = 30
+"""Characters of a message that another one is about."""
 
 
-def line(event: Durable, where: str = "") -> str | None:
-    """Return an event as people read it; `where` names a room that is not the one on the screen."""
+def line(
+    event: Durable, where: str = "", *, me: str = "", about: Message | None = None
+) -> str | None:
+    """Return an event as people read it; `where` names a room that is not the one on the screen.
+
+    `me` is who reads it, and `about` the message that it answers, or is a reaction to,
+    where that was shown.
+    """
     before = f"({where}) " if where else ""
     match event:
         case Message(erased=True):
             return f"[{clock(event.timestamp)}] {before}{event.sender}: (deleted)"
         case Edit(erased=True):
             return None  # its message is shown as deleted
-        case Message(edited=None):
-            return f"[{clock(event.timestamp)}] {before}{event.sender}: {event.content}"
         case Message() | Edit():
-            return f"[{clock(event.timestamp)}] {before}{event.sender} (edited): {event.content}"
+            notes = ", ".join(_notes(event, me, about))
+            noted = f"{event.sender} ({notes})" if notes else event.sender
+            return f"[{clock(event.timestamp)}] {before}{noted}: {event.content}"
+        case Reaction():
+            verb = "put {} beside" if event.action == "add" else "took {} away from"
+            what = _short(about) if about is not None else "a message"
+            return f"[System] {before}{event.sender} {verb.format(event.emoji)} {what}"
     done = _done(event)
     if done is None:
         return None
@@ -29,6 +43,23 @@ def line(event: Durable, where: str = "") -> str | None:
     there = f" in {where}" if where else ""
     why = f": {event.reason}" if isinstance(event, Member) and event.reason else ""
     return f"[System] {event.sender} {done}{there}{why}"
+
+
+def _notes(event: Message | Edit, me: str, about: Message | None) -> Iterator[str]:
+    """Say of a message what its text does not."""
+    if isinstance(event, Edit) or event.edited is not None:
+        yield "edited"
+    if isinstance(event, Message) and event.reply_to is not None:
+        yield f"to {_short(about)}" if about is not None else "an answer"
+    if me in event.mentions:
+        yield "mentions you"
+    if isinstance(event, Message):
+        yield from (f"{each.emoji} {each.count}" for each in event.reactions)
+
+
+def _short(message: Message) -> str:
+    text = " ".join(message.content.split())
+    return f"{message.sender}: {text if len(text) <= EXCERPT else text[: EXCERPT - 1] + '…'}"
 
 
 def moment(when: datetime) -> str:

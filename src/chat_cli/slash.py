@@ -8,9 +8,12 @@ from datetime import UTC, datetime, timedelta
 from chat_cli.lines import line as shown
 from chat_cli.lines import moment
 from chat_transports.client import Client
-from chatcore.events import Durable, Member, Message
+from chatcore.events import Delete, Durable, Member, Message, Reaction
 
 USAGE = (
+    ("/reply NAME TEXT", "answer NAME's last message here"),
+    ("/react NAME EMOJI", "put an emoji beside NAME's last message"),
+    ("/unreact NAME EMOJI", "take it away again"),
     ("/edit TEXT", "give your last message here another text"),
     ("/delete [NAME]", "delete your last message here, or NAME's"),
     ("/title TEXT", "call the room something"),
@@ -31,6 +34,8 @@ USAGE = (
 
 WORDS = frozenset(usage.split()[0] for usage, _ in USAGE)
 
+SHOWN = 500
+"""Messages remembered, for what answers them."""
 MOST_MINUTES = 60 * 24 * 365 * 100
 
 
@@ -44,12 +49,26 @@ class Slash:
         self._say = say
         self._newest: dict[tuple[str, str], int] = {}
         """The last message of each person in each room, of those that were shown."""
+        self._shown: dict[tuple[str, int], Message] = {}
+        """The last SHOWN messages, by room and seq."""
 
     def note(self, event: Durable) -> None:
         """Remember a message that was shown."""
         if isinstance(event, Message) and not event.erased:
             key = (event.room, event.sender)
             self._newest[key] = max(event.seq, self._newest.get(key, 0))
+            self._shown[event.room, event.seq] = event
+            if len(self._shown) > SHOWN:
+                del self._shown[next(iter(self._shown))]
+        elif isinstance(event, Delete):
+            self._shown.pop((event.room, event.target), None)
+
+    def about(self, event: Durable) -> Message | None:
+        """Return the message that an event answers, or is a reaction to, where it was shown."""
+        match event:
+            case Message(reply_to=int(seq)) | Reaction(target=seq):
+                return self._shown.get((event.room, seq))
+        return None
 
     async def obey(self, room: str, word: str, rest: str) -> int:
         """Do what one of WORDS says in a room; return the seq of the event that says so, or 0.
@@ -58,6 +77,13 @@ class Slash:
         """
         chat, given = self._chat, rest.split()
         match (word, *given):
+            case ("/reply", name, _, *_):
+                text = rest.split(maxsplit=1)[1]
+                return (await chat.send(room, text, reply_to=self._last(room, name))).seq
+            case ("/react", name, emoji):
+                return (await chat.react(room, self._last(room, name), emoji)).seq
+            case ("/unreact", name, emoji):
+                return (await chat.unreact(room, self._last(room, name), emoji)).seq
             case ("/edit", _, *_):
                 return (await chat.edit(room, self._last(room, self._me), rest)).seq
             case ("/delete",):
@@ -108,7 +134,7 @@ class Slash:
         return self._chat.user.username if self._chat.user else ""
 
     def _last(self, room: str, name: str) -> int:
-        seq = self._newest.get((room, name.lower()))
+        seq = self._newest.get((room, name.removeprefix("@").lower()))
         if seq is None:
             raise Misused(f"There is no message of {name} on this screen")
         return seq

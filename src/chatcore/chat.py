@@ -384,7 +384,7 @@ class Chat(Accounts, Moderation):
                 membership.head,
                 membership.read,
                 membership.unread,
-                membership.unread_mentions,
+                unread_mentions=membership.unread_mentions,
                 recovered=missed is not None,
                 events=given,
             )

@@ -269,8 +269,14 @@ def _outgoing() -> cattrs.Converter:
 
     def fields_of(class_: Any) -> Callable[[Any], dict[str, Any]]:
         # A default on a command or an event means "left out when so", and only there.
+        always = {
+            name: override(omit_if_default=False) for name in _ALWAYS & {*fields_dict(class_)}
+        }
         hook = make_dict_unstructure_fn(
-            class_, converter, _cattrs_omit_if_default=class_.__module__ != model.__name__
+            class_,
+            converter,
+            _cattrs_omit_if_default=class_.__module__ != model.__name__,
+            **always,  # type: ignore[arg-type] # each of them an override
         )
         tag = _TAGS.get(class_)
         if tag is None:
@@ -318,6 +324,9 @@ def _outgoing() -> cattrs.Converter:
     )
     return converter
 
+
+_ALWAYS = frozenset({"unread_mentions"})
+"""What is told where it is 0, too: it has a default for a client of older servers."""
 
 _TOLD = ("frame_bytes", "content_chars", "history", "resume", "in_flight", "messages")
 

@@ -410,7 +410,7 @@ class JoinReply:
     head: int
     read: int
     unread: int
-    unread_mentions: int
+    unread_mentions: int = field(default=0, kw_only=True)
     recovered: bool
     events: Sequence[Durable]
 

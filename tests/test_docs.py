@@ -464,6 +464,8 @@ def test_every_close_code_is_in_the_table() -> None:
 def test_every_limit_is_in_the_table() -> None:
     def spelled(value: object) -> str:
         match value:
+            case None:
+                return "none"
             case Rate(rate, burst):
                 return f"{rate:g} a second, {burst} at once"
             case _:

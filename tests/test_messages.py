@@ -15,11 +15,11 @@ from chatcore import fold
 from chatcore.chat import Chat
 from chatcore.errors import Invalid
 from chatcore.events import Message, Stored, Tally
-from chatcore.model import User, emoji
+from chatcore.model import Limits, User, emoji
 from chatcore.ports import Repository
 from chatcore.repository.memory import MemoryRepository
 from chatcore.repository.sql import SqliteRepository
-from chatcore.testing import connect
+from chatcore.testing import FakeClock, connect
 from chatcore.testing.drafts import LOBBY, THUMB, delete, edit, member, react, say
 
 CROWD = [f"user{number}" for number in range(1_000)]
@@ -128,6 +128,45 @@ def happen(repository: Repository, done: list[tuple[str, str, int, str]]) -> Non
                 drafts.append(react(who, seq, mark, adds=what == "add"))
     for start in range(0, len(drafts), 5):
         repository.append(drafts[start : start + 5])
+
+
+# Edits.
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [("x" * 4_001, "too_large"), ("a\x00b", "invalid"), (" ", "invalid"), ("e\u0301", "")],
+)
+async def test_what_holds_for_a_text_holds_for_an_edit(text: str, code: str) -> None:
+    async with Chat(MemoryRepository(), bcrypt_cost=4) as chat, connect(chat) as (ada, _):
+        await ada.do("register", username="ada", password="correct horse")
+        await ada.do("join", room="lobby")
+        await ada.do("send", room="lobby", content="hello")
+        answer = await ada.do("edit", room="lobby", seq=2, content=text)
+        assert answer.get("error", {}).get("code", "") == code
+        page = await ada.do("history", room="lobby")
+        assert page["messages"][0]["content"] == ("hello" if code else "\u00e9")
+
+
+async def test_a_host_says_how_long_a_message_can_be_edited() -> None:
+    clock = FakeClock()
+    limits = Limits(edit_seconds=900)
+    async with (
+        Chat(MemoryRepository(), limits=limits, clock=clock, bcrypt_cost=4) as chat,
+        connect(chat) as (ada, _),
+    ):
+        await ada.do("register", username="ada", password="correct horse")
+        await ada.do("join", room="lobby")
+        await ada.do("send", room="lobby", content="hello")
+        clock.advance(900)
+        first = await ada.do("edit", room="lobby", seq=2, content="hallo", txn_id="t")
+        assert first["reply"] == "edit"
+        clock.advance(1)
+        late = await ada.do("edit", room="lobby", seq=2, content="hullo")
+        assert late["error"]["code"] == "forbidden"
+        assert "for 15 minutes after it was sent" in late["error"]["message"]
+        again = await ada.do("edit", room="lobby", seq=2, content="hallo", txn_id="t")
+        assert again["duplicate"] is True, "a retry is safe for ever"
 
 
 # Mentions.

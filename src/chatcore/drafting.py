@@ -77,7 +77,7 @@ class Drafting:
             refusal = error
         room = await self._room(command.room)
         limits = None
-        if kind == "reaction" or (
+        if kind in ("edit", "reaction") or (
             kind == "member" and (body["action"] == "invite" or body.get("role") == "owner")
         ):
             limits = self._limits

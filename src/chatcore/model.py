@@ -178,7 +178,7 @@ class Draft:
     limits: Limits | None = None
     """For who joins, is invited or becomes an owner: how many rooms one may be in, and own.
 
-    And for who reacts.
+    And for who edits or reacts.
     """
     as_host: bool = False
     """Done by the host in the sender's name: what the sender may do does not matter."""
@@ -234,6 +234,8 @@ class Limits:
     address_connections: int | None = 200
     rooms_joined: int = 100
     rooms_owned: int = 15
+    edit_seconds: float | None = None
+    """How long after it was sent a message may be edited; None for ever."""
     reactions: int = 20
     """Different emoji on one message."""
     login_seconds: float | None = 300.0

@@ -247,6 +247,8 @@ class Ledger:
             self._check("delete_any", draft, room, standing)
         if draft.kind != "delete" and target.deletion is not None:
             raise NotFound("This message was deleted")
+        if draft.kind == "edit" and draft.limits is not None:
+            _check_age(draft, target, draft.limits.edit_seconds)
         return target
 
     def _done(self, draft: Draft, target: Target) -> Duplicate | None:
@@ -502,6 +504,20 @@ def _aim(draft: Draft, field: str = "target") -> RoomSeq:
     seq = draft.body[field]
     assert isinstance(seq, int)
     return draft.room.name, seq
+
+
+def _check_age(draft: Draft, target: Target, most: float | None) -> None:
+    """Raise Forbidden where a message is too old to be edited."""
+    if most is not None and (draft.timestamp - target.timestamp).total_seconds() > most:
+        seconds = max(1, round(most))
+        unit, size = next(
+            each
+            for each in (("day", 86_400), ("hour", 3_600), ("minute", 60), ("second", 1))
+            if seconds % each[1] == 0
+        )
+        count = seconds // size
+        long = f"{count} {unit}" if count == 1 else f"{count} {unit}s"
+        raise Forbidden(f"A message can be edited for {long} after it was sent")
 
 
 def _reaction(draft: Draft) -> ReactionKey:

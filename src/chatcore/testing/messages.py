@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 
 from chatcore.errors import Forbidden, NotFound, TxnConflict
 from chatcore.events import Duplicate, Edit, Marked, Message, Reaction, Stored, Tally
@@ -171,6 +172,27 @@ def _reactions_within_a_batch(repository: Repository) -> None:
     assert page == [Message("lobby", 2, "ada", NOW, "two", reactions=(Tally(TEA, 1, me=True),))]
 
 
+def _edit_window(repository: Repository) -> None:
+    repository.append([member("ada", "join"), say("ada", "two"), say("ada", "three")])
+    hour = Limits(edit_seconds=3_600)
+
+    def late(seconds: float, limits: Limits) -> list[object]:
+        (outcome,) = repository.append(
+            [edit("ada", 2, "II", timestamp=NOW + timedelta(seconds=seconds), limits=limits)]
+        )
+        return [type(outcome), getattr(outcome, "message", None)]
+
+    assert late(3_600, hour) == [Stored, None]
+    refused = "A message can be edited for {} after it was sent"
+    assert late(3_600.001, hour) == [Forbidden, refused.format("1 hour")]
+    assert late(1e6, Limits(edit_seconds=90)) == [Forbidden, refused.format("90 seconds")]
+    assert late(1e6, Limits(edit_seconds=259_200)) == [Forbidden, refused.format("3 days")]
+    assert late(-5, hour) == [Stored, None], "a clock that was set back"
+    assert late(1e8, Limits()) == [Stored, None], "for ever, where nobody says how long"
+    outcome = repository.append([delete("ada", 2)])
+    assert types_of(outcome) == [Stored], "and it may be taken back at any time"
+
+
 def _read_markers(repository: Repository) -> None:
     assert repository.mark_read({}) == {}
     pair = Room(direct_room("ada", "bob"), "direct", epoch="e9")
@@ -290,6 +312,7 @@ MESSAGES: Sequence[Callable[[Repository], None]] = (
     _replies,
     _reactions,
     _reactions_within_a_batch,
+    _edit_window,
     _read_markers,
     _mentions,
 )

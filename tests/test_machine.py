@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 import tempfile
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import hypothesis.strategies as st
 import orjson
@@ -21,6 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from chatcore import Message, feed, fold
 from chatcore.chat import Chat
 from chatcore.codec import JsonLines
+from chatcore.commands import LOGGED
 from chatcore.events import Close, Durable
 from chatcore.model import LOBBY, Limits, User, rfc3339
 from chatcore.names import direct_room
@@ -38,8 +40,13 @@ ANYWHERE = st.sampled_from([*ROOMS] * 4 + [*DIRECT])
 WHO = st.integers(0, 9)
 WHOM = st.sampled_from(USERS)
 TXN = st.none() | st.sampled_from("xyz")
+EMOJI = st.sampled_from("\u2615\u2764\u2705")
 RANKS = ("reader", "member", "moderator", "owner")
 WIRE = JsonLines(Limits())
+
+
+def texts(*words: str) -> st.SearchStrategy[str]:
+    return st.lists(st.sampled_from(words), min_size=1, max_size=3).map(" ".join)
 
 
 @define
@@ -48,13 +55,23 @@ class Happened:
 
     who: str
     word: str
-    """`message`, `edit`, `delete` or `room`; else what was done to somebody's membership."""
+    """`message`, `edit`, `delete`, `add`, `remove` (a reaction) or `room`; else what was done to
+    somebody's membership."""
     text: str = ""
     target: int = 0
     by: int = 0
     """What deleted this message, by its seq."""
     fields: Mapping[str, Any] = field(factory=dict)
-    """What else it tells: whose membership, or what of the room."""
+    """What else it tells: whose membership, what of the room, or what beside a text."""
+    mentions: tuple[str, ...] = ()
+    """The members whom its text mentioned as it was stored."""
+
+    @property
+    def kind(self) -> str:
+        """The word that the log has for it."""
+        if self.word in ("add", "remove"):
+            return "reaction"
+        return self.word if self.word in ("message", "edit", "delete", "room") else "member"
 
     @property
     def asked(self) -> object:
@@ -66,9 +83,14 @@ class Happened:
         match self.word:
             case "message" | "edit":
                 says: dict[str, object] = {"content": "" if self.by else self.text}
-                return says | ({"erased": True} if self.by else {})
+                if self.by:
+                    return says | {"erased": True, "reply_to": None, "mentions": None}
+                mentions = [*self.mentions] if self.mentions else None
+                return says | {"reply_to": self.fields.get("reply_to"), "mentions": mentions}
             case "delete":
                 return {"target": self.target}
+            case "add" | "remove":
+                return {"target": self.target, "action": self.word, **self.fields}
             case "room":
                 return {**self.fields}
         return {"action": self.word, **self.fields}
@@ -91,19 +113,48 @@ class Here:
     spoke: dict[str, float] = field(factory=dict)
     fields: dict[str, Any] = field(factory=lambda: {"slow_mode": 0, "archived": False})
     reports: list[tuple[int, str, str]] = field(factory=list)
+    reactions: dict[tuple[int, str, str], int] = field(factory=dict)
+    """Of each message, emoji and user, what has put it there."""
+    read: dict[str, int] = field(factory=dict)
 
     def members(self) -> dict[str, str]:
         return {user: role for user, role in self.roles.items() if role != "invited"}
 
-    def messages(self) -> list[tuple[int, str, bool, bool]]:
-        """Return each message as it is now: its seq and text, whether it was edited, or erased."""
-        found = []
+    def messages(self, reader: str = "") -> list[Folded]:
+        """Return each message as it is now, as somebody sees it."""
+        found: list[Folded] = []
         for seq, each in enumerate(self.log, 1):
-            if each.word == "message":
-                edits = [e.text for e in self.log if (e.word, e.target) == ("edit", seq)]
-                text = "" if each.by else [each.text, *edits][-1]
-                found.append((seq, text, bool(edits) and not each.by, each.by > 0))
+            if each.word == "message" and each.by:
+                found.append((seq, "", False, True, None, [], []))
+            elif each.word == "message":
+                texts = [each] + [e for e in self.log if (e.word, e.target) == ("edit", seq)]
+                beside: dict[str, set[str]] = {}
+                for target, emoji, user in self.reactions:
+                    if target == seq:
+                        beside.setdefault(emoji, set()).add(user)
+                tallies = sorted((-len(who), emoji, reader in who) for emoji, who in beside.items())
+                found.append(
+                    (
+                        seq,
+                        texts[-1].text,
+                        len(texts) > 1,
+                        False,
+                        each.fields.get("reply_to"),
+                        [*texts[-1].mentions],
+                        [(emoji, -count, me) for count, emoji, me in tallies],
+                    )
+                )
         return found
+
+    def stands(self, user: str) -> tuple[int, int, int]:
+        """Return how far somebody has read, how much is unread, and how much of it is for them."""
+        read = self.read[user]
+        unread = [each for each in self.messages() if each[0] > read]
+        return read, len(unread), sum(user in each[5] for each in unread)
+
+    def mentioned(self, text: str) -> tuple[str, ...]:
+        names = re.findall(r"@(\w+)", text.lower())
+        return tuple(dict.fromkeys(name for name in names if name in self.members()))
 
     # What somebody may do.
 
@@ -131,13 +182,17 @@ class Here:
             case "leave":
                 alone = [each for each, role in self.roles.items() if role == "owner"] == [user]
                 return "conflict" if alone else ""
-            case "message" | "edit" if role == "reader" or self.fields["archived"]:
+            case "message" | "edit" | "add" if role == "reader" or self.fields["archived"]:
                 return "forbidden"
-            case "message" | "edit" if self.muted.get(user, 0) > now:
+            case "message" | "edit" | "add" if self.muted.get(user, 0) > now:
                 return "muted"
+            case "message" if not self.is_there(what.fields.get("reply_to")):
+                return "not_found"
             case "message":
                 slow = self.fields["slow_mode"] if role == "member" else 0
                 return "rate_limited" if now < self.spoke.get(user, -inf) + slow else ""
+            case "add" | "remove":
+                return "" if self.is_there(what.target) else "not_found"
             case "edit" | "delete":
                 return self._judge_target(what, role)
             case "room" if "archived" in what.fields:
@@ -145,6 +200,13 @@ class Here:
         if role not in ("owner", "moderator"):
             return "forbidden"
         return "" if what.word == "room" else self._judge_upon(what, role, now, disabled)
+
+    def is_there(self, seq: int | None) -> bool:
+        """Say whether this is a message that was not deleted; None is none, and good."""
+        if seq is None:
+            return True
+        message = self.log[seq - 1] if 1 <= seq <= len(self.log) else None
+        return message is not None and message.word == "message" and not message.by
 
     def _judge_target(self, what: Happened, role: str) -> str:
         message = self.log[what.target - 1] if 1 <= what.target <= len(self.log) else None
@@ -185,20 +247,31 @@ class Here:
     # What it then does.
 
     def happen(self, what: Happened, now: float, until: float = inf) -> int:
+        what.mentions = self.mentioned(what.text)
         self.log.append(what)
         seq = len(self.log)
         other = what.fields.get("username", "")
+        if what.word == "message":
+            self.read[what.who] = seq
         match what.word:
+            case "add":
+                self.reactions[what.target, what.fields["emoji"], what.who] = seq
+            case "remove":
+                del self.reactions[what.target, what.fields["emoji"], what.who]
             case "message" if self.fields["slow_mode"] and self.roles[what.who] == "member":
                 self.spoke[what.who] = now
             case "delete":
                 for place, each in enumerate(self.log, 1):
                     if what.target in (place, each.target) and each.word in ("message", "edit"):
                         each.by = seq
+                for key in [key for key in self.reactions if key[0] == what.target]:
+                    del self.reactions[key]
             case "room":
                 self.fields |= what.fields
             case "join" | "role":
                 self.roles[other] = what.fields["role"]
+                if what.word == "join":
+                    self.read[other] = seq
                 if what.word == "role":
                     self.readers.discard(other)
                     self.readers |= {other} if what.fields["role"] == "reader" else set()
@@ -238,11 +311,19 @@ class Model:
             return ("", seq) if first == what.asked else ("txn_conflict", 0)
         if code := here.judge(what, self.now, self.disabled):
             return code, 0
-        seq = here.log[what.target - 1].by if what.word == "delete" else 0
-        seq = seq or here.happen(what, self.now, until)
+        seq = self._done(here, what) or here.happen(what, self.now, until)
         if txn_id is not None:
             self.txns[key] = (what.asked, seq)
         return "", seq
+
+    def _done(self, here: Here, what: Happened) -> int:
+        """Return what has done it already, or 0."""
+        if what.word == "delete":
+            return here.log[what.target - 1].by
+        there = here.reactions.get((what.target, what.fields.get("emoji", ""), what.who), 0)
+        if what.word == "remove":
+            return 0 if there else what.target
+        return there if what.word == "add" else 0
 
     def enter(self, room: str, user: str, by: str = "", role: str = "member") -> None:
         here = self.rooms[room]
@@ -256,10 +337,26 @@ def _raises(role: str | None, given: str | None) -> bool:
     return given is not None and given in RANKS[RANKS.index(role) + 1 if role in RANKS else 0 :]
 
 
-def folded(frames: list[dict[str, Any]]) -> list[tuple[int, str, bool, bool]]:
+Folded: TypeAlias = tuple[int, str, bool, bool, int | None, list[str], list[tuple[str, int, bool]]]
+"""A message's seq and text, whether it was edited, or erased, what it answers, whom it mentions,
+and what is beside it."""
+
+
+def folded(frames: list[dict[str, Any]]) -> list[Folded]:
     """Return of each message what the model has of it."""
     return [
-        (each["seq"], each["content"], "edited" in each, each.get("erased", False))
+        (
+            each["seq"],
+            each["content"],
+            "edited" in each,
+            each.get("erased", False),
+            each.get("reply_to"),
+            each.get("mentions", []),
+            [
+                (beside["emoji"], beside["count"], beside["me"])
+                for beside in each.get("reactions", [])
+            ],
+        )
         for each in frames
     ]
 
@@ -390,16 +487,57 @@ class Machine(RuleBasedStateMachine):
 
     # What may happen.
 
-    @rule(who=WHO, room=ANYWHERE, text=st.text("ab☃", min_size=1), txn=TXN)
-    def send(self, who: int, room: str, text: str, txn: str | None) -> None:
+    @rule(
+        who=WHO,
+        room=ANYWHERE,
+        text=texts("a", "☃", "@ada", "@Bob,", "@cyd"),
+        back=st.none() | st.integers(-1, 20),
+        txn=TXN,
+    )
+    def send(self, who: int, room: str, text: str, back: int | None, txn: str | None) -> None:
+        """Say something, or answer any event, or one that is not there."""
         peer = self.peer(who)
-        self.ask(peer, "send", room, Happened(peer.user, "message", text), txn, content=text)
+        fields: dict[str, Any] = {}
+        if back is not None and back < 9:  # mostly not
+            fields["reply_to"] = self.some_message(room, back)
+        what = Happened(peer.user, "message", text, fields=fields)
+        self.ask(peer, "send", room, what, txn, content=text, **fields)
+
+    def some_message(self, room: str, back: int) -> int:
+        """Return the seq of a message, or of something else, or of nothing."""
+        here = self.model.rooms.get(room, Here("direct"))
+        seqs = [seq for seq, *_ in here.messages()]
+        return max(0, seqs[-1 - back] if 0 <= back < len(seqs) else len(seqs) - back)
+
+    @rule(who=WHO, room=ANYWHERE, back=st.integers(-1, 6), emoji=EMOJI, adds=st.booleans(), txn=TXN)
+    def react(
+        self, who: int, room: str, back: int, emoji: str, adds: bool, txn: str | None
+    ) -> None:
+        peer = self.peer(who)
+        target = self.some_message(room, back)
+        word, cmd = ("add", "react") if adds else ("remove", "unreact")
+        what = Happened(peer.user, word, target=target, fields={"emoji": emoji})
+        self.ask(peer, cmd, room, what, txn, seq=target, emoji=emoji)
+
+    @rule(who=WHO, room=ANYWHERE, back=st.integers(-1, 9))
+    def mark_read(self, who: int, room: str, back: int) -> None:
+        peer = self.peer(who)
+        here = self.model.rooms.get(room, Here("direct"))
+        seq = max(0, len(here.log) - back)
+        answer = self.run(peer.talk.do("mark_read", room=room, seq=seq))
+        note(f"{peer.user} has read {room} up to {seq} -> {answer}")
+        if peer.user not in here.members():
+            assert answer["error"]["code"] == here.outside(peer.user, self.model.now)
+            return
+        here.read[peer.user] = max(here.read[peer.user], min(seq, len(here.log)))
+        told = (answer["read"], answer["unread"], answer["unread_mentions"])
+        assert (told, answer["head"]) == (here.stands(peer.user), len(here.log))
 
     @rule(
         who=WHO,
         room=ANYWHERE,
         back=st.integers(-1, 20),
-        text=st.none() | st.text("AB☃", min_size=1),
+        text=st.none() | texts("A", "☃", "@ada", "@dee"),
         txn=TXN,
     )
     def edit_or_delete(
@@ -407,9 +545,7 @@ class Machine(RuleBasedStateMachine):
     ) -> None:
         """Edit or delete any event, or one that is not there; a message where the rules allow."""
         peer = self.peer(who)
-        here = self.model.rooms.get(room, Here("direct"))
-        seqs = [seq for seq, *_ in here.messages()]
-        target = max(0, seqs[-1 - back] if 0 <= back < len(seqs) else len(seqs) - back)
+        target = self.some_message(room, back)
         cmd = "delete" if text is None else "edit"
         what = Happened(peer.user, cmd, text or "", target)
         self.ask(peer, cmd, room, what, txn, seq=target, content=text)
@@ -468,7 +604,12 @@ class Machine(RuleBasedStateMachine):
                 self.compare(peer, event)
         else:
             peer.seen[room] = reply["head"]
-            assert folded(reply["events"]) == here.messages()[-7:]
+            assert folded(reply["events"]) == here.messages(peer.user)[-7:]
+        assert here.stands(peer.user) == (
+            reply["read"],
+            reply["unread"],
+            reply["unread_mentions"],
+        )
 
     @rule(who=WHO, room=ANYWHERE)
     def leave(self, who: int, room: str) -> None:
@@ -567,7 +708,8 @@ class Machine(RuleBasedStateMachine):
         peer = self.peer(who)
         here = self.model.rooms.get(room, Here("direct"))
         messages = here.messages()
-        seq, _, _, erased = messages[-1 - back] if 0 <= back < len(messages) else (0, "", 0, True)
+        seq = messages[-1 - back][0] if 0 <= back < len(messages) else 0
+        erased = not here.is_there(seq)
         answer = self.run(peer.talk.do("report", room=room, seq=seq, reason=f"{peer.user} says"))
         code = "not_found" if erased else ""
         if peer.user not in here.members():
@@ -626,7 +768,7 @@ class Machine(RuleBasedStateMachine):
         assert page.get("error", {}).get("code", "") == code
         if code or here is None:
             return
-        expected = [each for each in here.messages() if before is None or each[0] < before]
+        expected = [each for each in here.messages(peer.user) if before is None or each[0] < before]
         shown = min(limit, 7)
         assert folded(page["messages"]) == expected[-shown:]
         assert page["complete"] == (len(expected) <= shown)
@@ -636,7 +778,7 @@ class Machine(RuleBasedStateMachine):
     @rule(
         who=WHO,
         room=ANYWHERE,
-        kinds=st.sets(st.sampled_from(["message", "edit", "delete", "member", "room"]), min_size=1),
+        kinds=st.sets(st.sampled_from(LOGGED), min_size=1),
         after=st.none() | st.integers(0, 40),
     )
     def audit(self, who: int, room: str, kinds: set[str], after: int | None) -> None:
@@ -653,11 +795,8 @@ class Machine(RuleBasedStateMachine):
         assert page.get("error", {}).get("code", "") == code
         if code or here is None:
             return
-        words = {"message", "edit", "delete", "room"}
         seqs = [
-            seq
-            for seq, each in enumerate(here.log, 1)
-            if (each.word if each.word in words else "member") in kinds and seq > (after or 0)
+            seq for seq, each in enumerate(here.log, 1) if each.kind in kinds and seq > (after or 0)
         ]
         told = sorted(each["seq"] for each in [*page["messages"], *page.get("events", [])])
         assert told == (seqs[-7:] if after is None else seqs[:7])
@@ -717,7 +856,7 @@ class Machine(RuleBasedStateMachine):
         if room in peer.held:
             told = WIRE.told(orjson.dumps(event))
             assert isinstance(told, Durable)
-            peer.held[room] = fold([*peer.held[room], told])
+            peer.held[room] = fold([*peer.held[room], told], peer.user)
         if room in peer.members and event["event"] == "member":
             if event["action"] in ("join", "role"):
                 peer.members[room][event["username"]] = event["role"]
@@ -753,6 +892,18 @@ class Machine(RuleBasedStateMachine):
             assert [event.seq for event in events] == [*range(1, len(here.log) + 1)]
 
     @invariant()
+    def what_is_unread_is_what_came_after_what_was_read(self) -> None:
+        """Of each user in each room, and so much of it mentions them."""
+        if not hasattr(self, "witness"):
+            return
+        for room, here in self.model.rooms.items():
+            for user in here.members():
+                found = self.chat._repository.membership(room, user)  # noqa: SLF001
+                assert found is not None
+                told = (found.read, found.unread, found.unread_mentions)
+                assert told == here.stands(user), (room, user)
+
+    @invariant()
     def who_applied_all_events_has_what_is_asked_for_afresh(self) -> None:
         """The messages of a room, and its members."""
         if not hasattr(self, "witness"):
@@ -761,7 +912,7 @@ class Machine(RuleBasedStateMachine):
         for room in ROOMS:
             talk, here = self.witness.talk, self.model.rooms[room]
             page = self.run(talk.do("history", room=room))["messages"]
-            assert folded(page) == here.messages()[-7:]
+            assert folded(page) == here.messages(WITNESS)[-7:]
             self.compare_page(self.witness, room, page)
             listed = self.run(talk.do("members", room=room))["members"]
             assert {each["username"]: each["role"] for each in listed} == here.members()

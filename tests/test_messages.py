@@ -57,7 +57,7 @@ def steps_of_a_page(repository: SqliteRepository) -> int:
     return taken
 
 
-def test_a_page_takes_no_longer_where_a_message_has_many_reactions(
+def test_a_message_with_many_reactions_takes_no_longer_than_another(
     repository: SqliteRepository,
 ) -> None:
     repository.append([say("user0", "one"), say("user0", "two")])

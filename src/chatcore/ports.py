@@ -135,8 +135,8 @@ class Repository(Protocol):
 
         The newest of them, or the oldest, with the reactions that they have as of `upto`,
         as `reader` sees them; and behind them what `fold` needs beside them: of each the
-        newest edit with seq <= upto, wherever in the log it is.  One snapshot.  It takes
-        no longer where a message has many reactions.
+        newest edit with seq <= upto, wherever in the log it is.  One snapshot.  A message
+        with many reactions takes no longer than another, but for passing over them.
         """
 
     def events(

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from chatcore import SqliteRepository
+from chatcore import Chat, SqliteRepository
 from chatcore.chat import prepare
 from chatcore.repository.sql.migrate import downgrade
 from chatcore.testing import PATIENCE
@@ -124,9 +124,9 @@ async def test_the_password_that_was_given_is_good(database: Path) -> None:
 async def test_what_cannot_be_done_is_told_in_a_sentence(
     database: Path, arguments: list[str], says: str
 ) -> None:
-    await user(database, "add", "ada", "--password-stdin")
-    await user(database, "add", "gone", "--password-stdin")
-    await user(database, "delete", "gone", "--yes")
+    async with Chat(SqliteRepository(database), bcrypt_cost=4) as chat:
+        await chat.register("ada", PASSWORD)
+        await chat.delete_account(await chat.register("gone", PASSWORD))
     if arguments[0] in ("add", "passwd"):
         arguments = [*arguments, "--password-stdin"]
     assert says in await user(database, *arguments, status=1)

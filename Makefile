@@ -35,8 +35,9 @@ help: ## Say what can be made
 run: $(VENV)/.run ## Start the chat server: WebSocket, Socket.IO and HTTP on 5050, TCP on 5051
 	$(BIN)/chat-serve --transport ws --transport tcp --transport socketio $(ARGS)
 
+# More of them than there are cores: much of a test is waiting for a server to start or to end.
 test: $(VENV)/.dev ## Run the tests
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadgroup $(ARGS)
+	$(BIN)/pytest --numprocesses 4 --dist worksteal $(ARGS)
 
 check: lint types contracts test docs ## All that CI runs
 

@@ -18,8 +18,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--cycles",
         type=int,
-        default=20,
-        help="how many times a campaign kills the server (20; the figures in the docs need 100)",
+        default=12,
+        help="how many times a campaign kills the server (12; the figures in the docs need 100)",
     )
     parser.addoption(
         "--cuts",

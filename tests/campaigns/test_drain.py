@@ -22,7 +22,7 @@ WITNESSES = 10
 async def test_a_drain_under_load_is_quick_and_loses_nothing(
     tmp_path: Path, cycles: int, figures: Callable[[str], None]
 ) -> None:
-    cycles = cycles // 4 if cycles <= 20 else cycles // 2
+    cycles = cycles // 4 if cycles <= 12 else cycles // 2
     database, took = tmp_path / "chat.db", list[float]()
     ports = {"ws": free_port(), "tcp": free_port()}
     options = ("--limits", "none", "--port", str(ports["ws"]), "--tcp-port", str(ports["tcp"]))

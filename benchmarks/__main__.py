@@ -19,6 +19,7 @@ BENCHMARKS = (
     "history",
     "journal",
     "stalled",
+    "unsent",
 )
 """Modules of this package, in the order in which they run."""
 

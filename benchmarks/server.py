@@ -101,11 +101,14 @@ def say(repository: SqliteRepository, room: Room, members: Sequence[str], messag
 
 
 @contextlib.contextmanager
-def serving(path: Path, *options: str) -> Iterator[Server]:
-    """Serve a database without limits until the end of the block; the caller has the other core."""
+def serving(path: Path, *options: str, prelude: str = "") -> Iterator[Server]:
+    """Serve a database without limits until the end of the block; the caller has the other core.
+
+    `prelude` is Python that runs first in the server's process.
+    """
     words = ["--transport", "ws", "--transport", "tcp", "--port", "0", "--tcp-port", "0"]
     words += ["--limits", "none", "--database", f"sqlite:///{path}", *options]
-    script = "from chat_transports.server import main; main()"
+    script = f"{prelude}\nfrom chat_transports.server import main; main()"
     with started([sys.executable, "-c", script, *words], stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
         ports: dict[str, int] = {}

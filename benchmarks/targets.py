@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from benchmarks import generator
 from benchmarks.machine import NODE
@@ -38,6 +38,8 @@ class Target:
     """Its module in `benchmarks.peers`, or its script for node."""
     needs: Sequence[str] = ()
     """The modules without which it cannot run."""
+    prelude: str = ""
+    """Of chat-serve: Python that runs before it."""
 
     def missing(self) -> str | None:
         """Say what is missing to run it."""
@@ -62,6 +64,7 @@ CHAT = Target(
     '{"cmd":"send","id":%q,"room":"ROOM","content":"%B"}',
     '{"reply":"send","id":',
 )
+WITHOUT_LOWAT = evolve(CHAT, prelude="import socket; del socket.TCP_NOTSENT_LOWAT")
 FIRST_CHATROOM = Target(
     FIRST,
     SIO,
@@ -133,7 +136,7 @@ def running(target: Target, directory: Path, people: int, room: str) -> Iterator
         for number in range(people):
             rooms.setdefault(room.replace("%d", str(number)), []).append(f"user{number}")
         populate(directory / "chat.db", rooms)
-        with serving(directory / "chat.db") as server:
+        with serving(directory / "chat.db", prelude=target.prelude) as server:
             yield server.pid, server.ports["ws"]
         return
     with socket.create_server(("127.0.0.1", 0)) as free:

@@ -12,7 +12,7 @@ import pytest
 
 from chatcore.errors import ChatError, StorageFull, Unavailable
 from chatcore.events import Marked, Stored
-from chatcore.journal import Journal
+from chatcore.journal import Done, Journal
 from chatcore.model import Draft, Room, User, utcnow
 from chatcore.ports import Outcome
 from chatcore.repository.memory import MemoryRepository
@@ -65,7 +65,7 @@ class Desk:
     def _publish(self, batch: Sequence[tuple[Draft, Stored]]) -> None:
         self.said.append("published " + " ".join(str(stored.event.seq) for _, stored in batch))
 
-    def append(self, kind: str, body: Mapping[str, object]) -> None:
+    def append(self, kind: str, body: Mapping[str, object], then: Done | None = None) -> None:
         def done(outcome: Outcome) -> None:
             self.outcomes.append(outcome)
             if isinstance(outcome, Stored):
@@ -75,7 +75,7 @@ class Desk:
                 self.said.append(f"answered {outcome.code}")
 
         self.journal.append(
-            Draft(room=LOBBY, sender="ada", kind=kind, body=body, timestamp=utcnow()), done
+            Draft(room=LOBBY, sender="ada", kind=kind, body=body, timestamp=utcnow()), then or done
         )
 
     def mark(self, username: str, seq: int) -> None:
@@ -115,6 +115,43 @@ async def test_what_queued_while_a_commit_ran_goes_into_the_next() -> None:
         "answered 4",
         "published 2 3 4",
     ]
+    await desk.journal.close()
+
+
+async def test_what_follows_the_answers_of_a_batch_comes_before_its_news() -> None:
+    repository = Scripted()
+    desk = Desk(repository)
+    await desk.settled(1)
+
+    def answered(outcome: Outcome) -> None:
+        desk.outcomes.append(outcome)
+        desk.journal.after_answers(lambda: desk.said.append("followed"))
+
+    repository.gate.clear()
+    desk.send("alone")
+    await eventually(lambda: len(repository.batches) == 2)
+    desk.append("message", {"content": "followed"}, answered)
+    desk.send("in the same batch")
+    repository.gate.set()
+    await desk.settled(4)
+    assert desk.said[4:] == ["answered 4", "followed", "published 3 4"]
+    await desk.journal.close()
+
+
+async def test_an_answer_that_fails_keeps_none_of_those_after_it() -> None:
+    desk = Desk(Scripted())
+    await desk.settled(1)
+    reported: list[object] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: reported.append(context["exception"]))
+
+    def fails(_: Outcome) -> None:
+        raise ZeroDivisionError("a defect")
+
+    desk.append("message", {"content": "unanswered"}, fails)
+    await eventually(lambda: len(reported) == 1)
+    desk.journal.after_answers(lambda: desk.said.append("at once"))
+    assert desk.said[-1] == "at once"
     await desk.journal.close()
 
 

@@ -176,6 +176,27 @@ async def test_presence_from_before_a_feed_opened_is_not_told_later(kind: Kind) 
     assert counts(bob) == [1], "and not 0, as it was between the two"
 
 
+async def test_of_much_that_waits_to_be_told_of_presence_only_the_state_is_left(
+    kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "UNSAID", 2)
+    ada, late = kind(WIRE), [kind(WIRE) for _ in range(5)]
+    async with lobby(ada=ada) as room:
+        before = len(counts(ada))
+        room.hub.deliver([text(seq) for seq in range(1, 2_001)])
+        for number, link in enumerate(late):
+            asked = room.attendance.asked
+            await room.enter(f"user{number}", link)
+            await eventually(lambda asked=asked: room.attendance.asked > asked)  # type: ignore[misc]
+        assert seqs(ada)[-1] < 2_000, "it is still being written"
+        assert counts(ada)[before:] == []
+        await eventually(lambda: room.feed.waiting is None)
+        heard = [event for event in told(ada) if event["event"] == "presence"][before:]
+    assert 0 < len(heard) <= 2
+    assert len(heard[0]["online"]) > 2, "all who are there"
+    assert heard[-1]["count"] == 6
+
+
 async def test_who_moves_between_two_slices_of_presence_hears_of_it(kind: Kind) -> None:
     ada, bob, cyd, dan = (kind(WIRE) for _ in range(4))
     async with lobby(ada=ada, bob=bob, cyd=cyd) as room:

@@ -26,6 +26,7 @@ T = TypeVar("T")
 Kind: TypeAlias = type[NotedLink]
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+ROOMS = (LOBBY, "attic", "cellar", "garden")
 WIRE = JsonLines(Limits())
 ANOTHER = JsonLines(Limits())
 """Spells alike, and is encoded for apart, as a WebSocket's is from TCP's."""
@@ -66,18 +67,19 @@ class Lobby:
         self.readable.set()
         self.listeners: dict[str, Listener] = {}
         log = MemoryRepository()
-        log.add_room(Room(LOBBY))
+        for name in ROOMS:
+            log.add_room(Room(name))
         self.hub = hub.Hub(log, self._read, self.attendance, Limits())
 
     async def _read(self, read: Callable[..., T], /, *args: Any, **options: Any) -> T:
         await self.readable.wait()
         return read(*args, **options)
 
-    async def enter(self, username: str, link: NotedLink) -> None:
+    async def enter(self, username: str, link: NotedLink, room: str = LOBBY) -> None:
         """Have somebody listen from the head on; at once, where somebody does already."""
         listener = self.listeners[username] = self.hub.listen(username, link, lambda *_: None)
         self.hub.release(listener)
-        async with self.hub.feed(LOBBY) as self.feed:
+        async with self.hub.feed(room) as self.feed:
             self.hub.subscribe(listener, self.feed, self.feed.head, self.feed.head)
 
     async def written(self) -> None:
@@ -99,8 +101,8 @@ async def lobby(**people: NotedLink) -> AsyncIterator[Lobby]:
         await room.hub.close()
 
 
-def text(seq: int, content: str = "text") -> Message:
-    return Message(LOBBY, seq, "ada", NOW, content)
+def text(seq: int, content: str = "text", room: str = LOBBY) -> Message:
+    return Message(room, seq, "ada", NOW, content)
 
 
 def told(link: NotedLink) -> list[dict[str, Any]]:
@@ -208,6 +210,55 @@ async def test_who_moves_between_two_slices_of_presence_hears_of_it(kind: Kind) 
         await room.enter("dan", dan)
         await eventually(lambda: counts(dan) == [4])
         await eventually(lambda: counts(cyd)[-1] == 4)
+
+
+@asynccontextmanager
+async def many_rooms(kind: Kind) -> AsyncIterator[tuple[Lobby, dict[str, NotedLink]]]:
+    """Each with one member."""
+    links = {room: kind(WIRE) for room in ROOMS}
+    hall = Lobby()
+    try:
+        for room, link in links.items():
+            await hall.enter(f"in-{room}", link, room)
+        await eventually(lambda: all(counts(link) == [1] for link in links.values()))
+        yield hall, links
+    finally:
+        await hall.hub.close()
+
+
+async def test_rooms_too_many_for_a_turn_of_the_loop_come_in_those_that_follow(kind: Kind) -> None:
+    async with many_rooms(kind) as (hall, links):
+        hall.hub.deliver([text(1, room=room) for room in ROOMS])
+        got: list[list[list[int]]] = []
+        while not got or got[-1] != [[1]] * len(ROOMS):
+            got.append([seqs(link) for link in links.values()])
+            await asyncio.sleep(0)
+        sizes = [sum(map(len, each)) for each in got]
+        assert (sizes[0], {*sizes}) == (1, {1, 2, 3, 4})
+        hall.hub.deliver([text(seq, room=room) for room in ROOMS for seq in (2, 3)])
+        hall.hub.deliver([text(seq, room=room) for room in ROOMS for seq in (4, 5)])
+        await eventually(lambda: all(len(seqs(link)) == 5 for link in links.values()))
+        assert [seqs(link) for link in links.values()] == [[1, 2, 3, 4, 5]] * len(ROOMS)
+
+
+async def test_a_room_that_waits_for_its_turn_hears_of_deletions_and_of_presence(
+    kind: Kind,
+) -> None:
+    async with many_rooms(kind) as (hall, links):
+        *_, deleted, last = ROOMS
+        await hall.enter("more", kind(WIRE), last)
+        await eventually(lambda: counts(links[last]) == [1, 2])
+        asked = hall.attendance.asked
+        hall.hub.forget(hall.listeners["more"])
+        hall.hub.deliver([text(1, "secret", room) for room in ROOMS])
+        hall.hub.deliver([Delete(deleted, 2, "ada", NOW, 1)])
+        while hall.attendance.asked == asked:  # noqa: ASYNC110 - each turn of the loop counts
+            await asyncio.sleep(0)
+        assert seqs(links[last]) == [], "it waits for its turn"
+        await eventually(lambda: counts(links[last]) == [1, 2, 1])
+        assert (seqs(links[deleted]), seqs(links[last])) == ([1, 2], [1])
+        got_it = [b"secret" in b"".join(link.written) for link in links.values()]
+        assert got_it == [True, True, False, True]
 
 
 async def test_all_slices_are_written_before_a_shutdown_ends_the_connections() -> None:

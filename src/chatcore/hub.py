@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import (
     AsyncIterator,
     Awaitable,
@@ -49,7 +50,7 @@ PRESENCE_SECONDS = 0.1
 """How long changes of presence are gathered before they are told."""
 RETRY_SECONDS = 0.5
 SLICE = 400
-"""Members written to at a time, so that a big room holds the loop for some milliseconds only."""
+"""Members written to at a time, so that big rooms, or many, hold the loop for milliseconds only."""
 UNSAID = 10
 """Changes of a room's presence that may wait for a hole in its log; the whole state is one."""
 _DONE = object()
@@ -89,6 +90,10 @@ class Hub:
         self._tasks: set[asyncio.Task[None]] = set()
         self._writing: set[asyncio.Task[None]] = set()
         """Of those, the ones that go on with what was announced."""
+        self._later: deque[Feed] = deque()
+        """Feeds whose waiting events have no hole before them, but a full slice."""
+        self._turn = asyncio.Lock()
+        """Held by whoever has the next turn of the loop, for one slice."""
 
     async def close(self) -> None:
         """End every task; whoever still listens hears nothing more."""
@@ -290,6 +295,7 @@ class Hub:
         rooms: dict[str, list[Durable]] = {}
         for event in batch:
             rooms.setdefault(event.room, []).append(event)
+        written = 0
         for room, announced in rooms.items():
             feed = self._feeds.get(room)
             if feed is None:
@@ -297,8 +303,37 @@ class Hub:
             known = feed.erase(announced)
             if feed.waiting is not None:
                 feed.waiting.extend(known)
-            else:
+            elif written < SLICE:
+                written += len(feed.subscriptions)
                 self._advance(feed, known)
+            else:
+                feed.waiting = [*known]
+                self._later.append(feed)
+                if len(self._later) == 1:
+                    self._go_on(self._write_later())
+
+    async def _write_later(self) -> None:
+        """Write to the rooms of a batch that were too many for one turn of the loop."""
+        while self._later:
+            await self._next_turn()
+            written = 0
+            while self._later and written < SLICE:
+                feed = self._later.popleft()
+                written += len(feed.subscriptions)
+                if feed.unsaid:
+                    self._go_on(self._fill(feed, feed.head))
+                else:
+                    self._resume(feed)
+
+    async def _next_turn(self) -> None:
+        """Let others have the loop; of all who wait to write a slice, one each turn goes on."""
+        async with self._turn:
+            await asyncio.sleep(0)
+
+    def _go_on(self, writing: Awaitable[None]) -> None:
+        task = self._spawn(writing)
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
 
     def _resume(self, feed: Feed) -> None:
         """Go on with what was announced while the log was read."""
@@ -327,9 +362,7 @@ class Hub:
         if rest or not is_done:
             feed.waiting = rest
             upto = rest[0].seq - 1 if rest else feed.head
-            writing = self._spawn(self._fill(feed, upto, slices))
-            self._writing.add(writing)
-            writing.add_done_callback(self._writing.discard)
+            self._go_on(self._fill(feed, upto, slices))
 
     def notice(self, heads: Mapping[str, int]) -> None:
         """Take heads of rooms that nobody announced: another process has written.
@@ -355,7 +388,7 @@ class Hub:
         Where that was `noticed`, whose membership has changed has not been told yet.
         """
         for _ in slices:
-            await asyncio.sleep(0)
+            await self._next_turn()
         while feed.head < upto:
             try:
                 missing = await self._read(feed, feed.head, upto)
@@ -364,7 +397,7 @@ class Hub:
                 continue
             if missing and missing[0].seq == feed.head + 1:
                 for _ in self._emit(feed, missing):
-                    await asyncio.sleep(0)
+                    await self._next_turn()
                 for event in missing:
                     if noticed and isinstance(event, Member) and event.username in self._listeners:
                         self._spawn(self._tell_membership(event))
@@ -377,7 +410,7 @@ class Hub:
                 feed.tail.clear()
         while feed.unsaid:
             for _ in self._tell_all(feed, feed.unsaid.pop(0)):
-                await asyncio.sleep(0)
+                await self._next_turn()
         self._resume(feed)
 
     async def _tell_membership(self, event: Member) -> None:

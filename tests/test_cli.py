@@ -209,11 +209,42 @@ class TestPipe:
             "Goodbye!",
         ]
 
+    async def test_finds_what_was_said(self, server: ServerProcess) -> None:
+        url = server.urls["ws"]
+        async with contextlib.AsyncExitStack() as stack:
+            bob, cyd, dan = [
+                await stack.enter_async_context(present(url, name))
+                for name in ("bob", "cyd", "dan")
+            ]
+            for each in (cyd, dan, bob):
+                for number in range(7):
+                    await each.do("send", room="lobby", content=f"Biscuit {number}")
+            await bob.do("create", room="tea")
+            seq = (await bob.do("send", room="tea", content="The café is open"))["seq"]
+            await bob.do("edit", room="tea", seq=seq, content="The café is closed")
+            await bob.do("react", room="tea", seq=seq, emoji="☕")
+            typed = ["/search", "/search CAFE from:bob", '/search "6 biscuits"', "/search biscuit"]
+            typed += ["/search from:", "/join tea", "/search in:tea closed"]
+            status, lines = await piped(url, "1", "ada", PASSWORD, *typed)
+        assert status == 0
+        lines = [re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d", "WHEN", line) for line in lines]
+        start = lines.index("/search is not used like that: /help says how")
+        said = [f"[WHEN] {name}: Biscuit {n}" for name in ("cyd", "dan", "bob") for n in range(7)]
+        assert lines[start + 1 : start + 25] == [
+            "[WHEN] (tea) bob (edited, ☕ 1): The café is closed",
+            "[System] Nothing was found",
+            *said[1:],
+            "[System] These are the newest 20; say more to find others",
+            "[System] from: is followed by a name, without a space between them",
+        ]
+        assert lines[-2] == "[WHEN] bob (edited, ☕ 1): The café is closed"
+
     async def test_help_names_every_command(self, server: ServerProcess) -> None:
         _, lines = await piped(server.urls["ws"], "1", "ada", PASSWORD, "/help")
         assert [line.split()[0] for line in lines[8:-1]] == [
-            *("/users", "/rooms", "/join", "/leave", "/create", "/msg", "/history", "/reply"),
+            *("/users", "/rooms", "/join", "/leave", "/create", "/msg", "/history", "/search"),
             *(
+                "/reply",
                 "/react",
                 "/unreact",
                 "/edit",

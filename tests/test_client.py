@@ -75,6 +75,12 @@ async def test_it_is_a_participant_over_each_door(door: str) -> None:
         assert [joined.head + n for n in range(1, 6)] == [reply.seq for reply in replies]
         events = await until(chat, lambda event: isinstance(event, Message) and event.seq == 6)
         assert ["0", "1", "2", "3", "4"] == texts(events)
+        page = await chat.search("from:ada", limit=3)
+        assert [found.content for found in page.messages] == ["4", "3", "2"]
+        page = await chat.search("from:ada", cursor=page.next)
+        assert [(found.content, found.head) for found in page.messages] == [("1", 6), ("0", 6)]
+        with pytest.raises(Invalid, match="A search has a word in it"):
+            await chat.search("?")
         with pytest.raises(Conflict):
             await chat.register("bob", PASSWORD)
         await chat.logout()

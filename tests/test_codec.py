@@ -26,6 +26,7 @@ from chatcore.events import (
     Edit,
     EditReply,
     Event,
+    Found,
     Hello,
     HistoryReply,
     InviteReply,
@@ -57,6 +58,7 @@ from chatcore.events import (
     ReportsReply,
     RoomChanged,
     RoomsReply,
+    SearchReply,
     SendReply,
     SetRoleReply,
     Tally,
@@ -253,6 +255,8 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "txn_id": st.none() | st.text("abc:0-9 ☃", min_size=1, max_size=64),
     "since": st.none() | st.builds(Since, TEXT, NATURAL),
     "history": NATURAL,
+    "query": TEXT,
+    "cursor": st.none() | TEXT,
     "limit": st.none() | st.integers(1, 2**53 - 1),
     "after": st.none() | TEXT,
     "until": st.none() | st.datetimes(timezones=st.just(UTC)),
@@ -356,6 +360,7 @@ MESSAGE = (
     '{"event": "message", "room": "lobby", "seq": 122, "sender": "ada", "content": "hi",'
     f' "timestamp": {TIME}}}'
 )
+FOUND = MESSAGE.replace("122", "121").removesuffix("}") + ', "head": 122}'
 USER_AND_ROOMS = (
     '"user": {"username": "ada", "display_name": "Ada"},'
     f' "rooms": [{{"room": {ROOM}, "role": "member", "epoch": "k3x9",'
@@ -442,6 +447,11 @@ SHAPES: list[tuple[Reply | Event | Hello | Bye, str]] = [
         f' "seq": 122, "sender": "ada", "timestamp": {TIME}, "title": "Tea"}}]}}',
     ),
     (TypingReply(), '{"reply": "typing", "id": 3}'),
+    (
+        SearchReply([Found("lobby", 121, "ada", AT, "hi", head=122)], "121"),
+        f'{{"reply": "search", "id": 3, "messages": [{FOUND}], "next": "121"}}',
+    ),
+    (SearchReply([]), '{"reply": "search", "id": 3, "messages": []}'),
     (WhoReply(["ada"], 1), '{"reply": "who", "id": 3, "online": ["ada"], "count": 1}'),
     (
         MembersReply([MemberItem("ada", "Ada", "owner")], True),

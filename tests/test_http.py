@@ -389,6 +389,39 @@ async def test_rooms_and_messages() -> None:
         assert {name for message in messages for name in message} == set(fields)
 
 
+async def test_searching() -> None:
+    chat = memory_chat(messages=None)
+    async with door(chat) as asking:
+        assert (await asking.get("/search?q=tea")).code == (401, "unauthenticated")
+        await asking.post("/register", ADA)
+        await asking.log_in(**ADA)
+        await chat.join(User("ada", "ada"), "lobby")
+        for text in ("one", "two", "three"):
+            assert (await asking.post("/rooms/lobby/messages", {"content": text})).status == 201
+        for query, seqs in (("q=TWO+from:ada", [3]), ("q=four", []), ("q=in:lobby", [4, 3, 2])):
+            page = (await asking.get(f"/search?{query}&room=%23lobby")).json
+            assert [(each["seq"], each["head"]) for each in page["messages"]] == [
+                (seq, 4) for seq in seqs
+            ]
+            assert "next" not in page
+        first = (await asking.get("/search?q=from:ada&limit=1")).json
+        rest = (await asking.get(f"/search?q=from:ada&cursor={first['next']}")).json
+        found = [*first["messages"], *rest["messages"]]
+        assert [each["content"] for each in found] == ["three", "two", "one"]
+        document = (await asking.get("/openapi.json")).json
+        check(first, document["components"]["schemas"]["Found"], document)
+        for wrong in (
+            "",
+            "?q=",
+            "?q=%22tea",
+            "?q=tea&limit=0",
+            "?q=tea&query=tea",
+            "?q=tea&more=1",
+        ):
+            assert (await asking.get(f"/search{wrong}")).code == (400, "invalid")
+        assert (await asking.get("/search?q=tea&room=none")).code == (404, "not_found")
+
+
 @pytest.mark.parametrize(
     ("fields", "refusal"),
     [

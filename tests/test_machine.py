@@ -27,6 +27,7 @@ from chatcore.events import Close, Durable
 from chatcore.model import LOBBY, Limits, User, rfc3339
 from chatcore.names import direct_room
 from chatcore.ports import Repository
+from chatcore.query import parse
 from chatcore.repository.memory import MemoryRepository
 from chatcore.repository.sql import SqliteRepository
 from chatcore.testing import FakeClock, Transcript, connect
@@ -803,6 +804,48 @@ class Machine(RuleBasedStateMachine):
         for event in page.get("events", []):
             expected = here.log[event["seq"] - 1].told()
             assert {key: event.get(key) for key in expected} == expected
+
+    @rule(
+        who=WHO,
+        words=st.lists(st.text("ab☃", min_size=1, max_size=2), max_size=2),
+        sender=st.none() | WHOM,
+        room=st.none() | ANYWHERE,
+    )
+    def search(self, who: int, words: list[str], sender: str | None, room: str | None) -> None:
+        """All that one may read and that says so now is found, each once, and nothing else."""
+        peer, now = self.peer(who), self.model.now
+        text = " ".join([*words, *([f"from:{sender}"] if sender else [])]) or "before:2200-01-01"
+        asked = {"query": text, "limit": 3} | ({"room": room} if room else {})
+        found: list[dict[str, Any]] = []
+        page: dict[str, Any] = {}
+        while not found or "next" in page:
+            page = self.run(peer.talk.do("search", **asked))
+            if room is not None:
+                here = self.model.rooms.get(room)
+                code = here.reads(peer.user, now) if here else "not_found"
+                assert page.get("error", {}).get("code", "") == code
+            if not page.get("messages"):
+                assert "next" not in page
+                break
+            found += page["messages"]
+            asked["cursor"] = page.get("next")
+        wanted = parse(text)
+        expected = {
+            (name, each[0]): (*each, len(here.log))
+            for name, here in self.model.rooms.items()
+            if room in (None, name) and not here.reads(peer.user, now)
+            for each in here.messages(peer.user)
+            if wanted.finds(each[1]) and not each[3] and sender in (None, here.log[each[0] - 1].who)
+        }
+        shown = {
+            (each["room"], each["seq"]): (*told, each["head"])
+            for each, told in zip(found, folded(found), strict=True)
+        }
+        assert len(shown) == len(found)
+        assert expected == shown
+        for name in {each["room"] for each in found}:
+            seqs = [each["seq"] for each in found if each["room"] == name]
+            assert seqs == sorted(seqs, reverse=True)
 
     @rule(who=WHO, room=ANYWHERE)
     def list_reports(self, who: int, room: str) -> None:

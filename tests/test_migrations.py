@@ -21,6 +21,7 @@ from alembic.script import ScriptDirectory
 from chatcore.errors import SchemaError
 from chatcore.events import Stored
 from chatcore.model import Draft, Room, User
+from chatcore.query import parse
 from chatcore.repository.sql import SqliteRepository
 from chatcore.repository.sql.migrate import NEWEST, VERSION_TABLE, downgrade, migrate, upgrade
 from chatcore.repository.sql.schema import metadata
@@ -46,16 +47,22 @@ def version(connection: sa.Connection) -> object:
     return connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
 
 
+def is_of_the_schema(name: str | None, *_: object) -> bool:
+    """Whether it is no part of the index of words, which SQLite makes and no other database."""
+    return name is None or name.partition("_")[0] != "words"
+
+
 def test_the_steps_make_the_schema(connection: sa.Connection) -> None:
     migrate(connection, "test.db")
-    context = MigrationContext.configure(connection, opts={"version_table": "chatcore_version"})
+    opts = {"version_table": "chatcore_version", "include_name": is_of_the_schema}
+    context = MigrationContext.configure(connection, opts=opts)
     assert compare_metadata(context, metadata) == []
 
 
 def test_to_the_letter_and_nothing_beside_it_but_a_view(connection: sa.Connection) -> None:
     migrate(connection, "test.db")
     migrated = things(connection)
-    assert {"messages", "chatcore_version"} == {*migrated} - {
+    assert {"messages", "chatcore_version"} == {*filter(is_of_the_schema, migrated)} - {
         *metadata.tables,
         *(index.name for table in metadata.tables.values() for index in table.indexes),
     }
@@ -398,3 +405,32 @@ def test_a_database_of_the_second_step_goes_up_and_back_with_its_data(tmp_path: 
     assert repository.room("lobby") == Room("lobby", title="Hall")
     assert repository.place("lobby", "bob") == (None, None), "who is banned no more"
     repository.close()
+
+
+def test_a_database_of_the_fifth_step_is_searched_and_goes_back(tmp_path: Path) -> None:
+    """Its messages are indexed by and by; nothing of the log is another."""
+    path = tmp_path / "chat.db"
+    engine = sa.create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        upgrade(connection, "0002")
+    with contextlib.closing(sqlite3.connect(path)) as plain:
+        plain.executescript(SECOND)
+    with engine.begin() as connection:
+        upgrade(connection, "0005")
+        fifth = things(connection)
+    everything = "SELECT * FROM events"
+    before = rows(path, everything)
+    with contextlib.closing(SqliteRepository(path)) as repository:
+        repository.open()
+        while repository.index(2):
+            pass
+        now = datetime(2026, 1, 1, tzinfo=UTC)
+        (found,) = repository.search("ada", parse("iii"), None, 9, now)
+        assert found[1] is not None
+        assert (found[1].seq, found[1].content, found[1].head) == (3, "III", 6)
+        assert repository.search("ada", parse("from:bob"), None, 9, now) == [], "it was deleted"
+    with engine.begin() as connection:
+        downgrade(connection, "0005")
+        assert fifth == things(connection)
+    assert before == rows(path, everything)
+    engine.dispose()

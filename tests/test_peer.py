@@ -76,6 +76,9 @@ async def test_two_take_part(chat: Chat) -> None:
         assert (await first.delete("lobby", sent.seq, reason="done")).seq == edited.seq + 1
         (now,) = (await second.history("lobby")).messages
         assert (now.content, now.edited, now.erased) == ("", None, True)
+        kept = await first.send("lobby", "Tea?")
+        (found,) = (await second.search('"TEA" from:ada', room="lobby")).messages
+        assert (found.seq, found.content, found.head) == (kept.seq, "Tea?", kept.seq)
         assert list((await first.who("lobby")).online) == ["ada", "bob"]
         assert [m.username for m in (await first.members("lobby")).members] == ["ada", "bob"]
         assert (await second.create("den", title="The den")).title == "The den"

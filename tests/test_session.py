@@ -31,6 +31,7 @@ from chatcore.commands import (
     Report,
     Reports,
     Rooms,
+    Search,
     Send,
     SetRole,
     Typing,
@@ -77,6 +78,7 @@ LEGAL: list[tuple[Command, type[ChatError] | None, type[ChatError] | None]] = [
     (Reports("den"), Unauthenticated, None),
     (History("den"), Unauthenticated, None),
     (Typing("den"), Unauthenticated, None),
+    (Search("tea"), Unauthenticated, None),
     (Who("den"), Unauthenticated, None),
     (Members("den"), Unauthenticated, None),
 ]

@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 
 from chat_cli import slash
+from chat_cli.lines import dated
 from chat_cli.lines import line as shown
 from chat_cli.reading import Reading
 from chat_cli.screen import Screen, open_screen
@@ -39,6 +40,9 @@ TYPING_TOLD = 3.0
 LEAVE_SECONDS = 3
 """How long somebody who leaves waits for what they sent, where the server is silent."""
 
+FOUND = 20
+"""Messages that a search shows."""
+
 MENU = ("1. Register", "2. Login", "3. Exit")
 USAGE = (
     ("/users", "who is online here"),
@@ -48,6 +52,7 @@ USAGE = (
     ("/create ROOM [private]", "make a room that is yours"),
     ("/msg NAME [TEXT]", "talk with one person alone"),
     ("/history [N]", "the newest N messages"),
+    ("/search WORDS", "find messages; from:NAME and in:ROOM narrow it"),
     *slash.USAGE,
     ("/whoami", "who you are, and where"),
     ("/name NAME", "change the name that others see too"),
@@ -322,6 +327,8 @@ class Conversation:
                     return
                 page_ = await chat.history(self._current, limit=int(number))
                 self._show_all(page_.messages)
+            case ("/search", _, *_):
+                await self._search(line.split(maxsplit=1)[1])
             case ("/whoami",):
                 me = chat.user
                 name = me.username if me else "nobody"
@@ -334,6 +341,21 @@ class Conversation:
                 raise Misused(f"{word} is not used like that: /help says how")
             case _:
                 say(f"There is no command {word}: /help lists them, and /{word} sends it as text")
+
+    async def _search(self, text: str) -> None:
+        found = await self._chat.search(text, limit=FOUND)
+        me = self._chat.user.username if self._chat.user else ""
+        for message in reversed(found.messages):
+            label = self._labels.get(message.room, message.room)
+            where, about = (
+                "" if message.room == self._current else label,
+                self._slash.about(message),
+            )
+            self._screen.say(dated(message, where, me=me, about=about))
+        if found.next is not None:
+            self._screen.say(f"[System] These are the newest {FOUND}; say more to find others")
+        elif not found.messages:
+            self._screen.say("[System] Nothing was found")
 
     async def _join(self, room: str) -> None:
         async with self._order:

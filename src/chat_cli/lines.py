@@ -28,9 +28,7 @@ def line(
         case Edit(erased=True):
             return None  # its message is shown as deleted
         case Message() | Edit():
-            notes = ", ".join(_notes(event, me, about))
-            noted = f"{event.sender} ({notes})" if notes else event.sender
-            return f"[{clock(event.timestamp)}] {before}{noted}: {event.content}"
+            return f"[{clock(event.timestamp)}] {before}{_said(event, me, about)}"
         case Reaction():
             verb = "put {} beside" if event.action == "add" else "took {} away from"
             what = _short(about) if about is not None else "a message"
@@ -43,6 +41,18 @@ def line(
     there = f" in {where}" if where else ""
     why = f": {event.reason}" if isinstance(event, Member) and event.reason else ""
     return f"[System] {event.sender} {done}{there}{why}"
+
+
+def dated(message: Message, where: str = "", *, me: str = "", about: Message | None = None) -> str:
+    """Return a message that need not be today's, as `line` does one of today."""
+    before = f"({where}) " if where else ""
+    return f"[{moment(message.timestamp)}] {before}{_said(message, me, about)}"
+
+
+def _said(event: Message | Edit, me: str, about: Message | None) -> str:
+    notes = ", ".join(_notes(event, me, about))
+    noted = f"{event.sender} ({notes})" if notes else event.sender
+    return f"{noted}: {event.content}"
 
 
 def _notes(event: Message | Edit, me: str, about: Message | None) -> Iterator[str]:

@@ -87,6 +87,7 @@ _REPEATABLE = (
     | commands.Rooms
     | commands.History
     | commands.Typing
+    | commands.Search
     | commands.Who
     | commands.Members
     | commands.MarkRead

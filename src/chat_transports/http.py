@@ -90,6 +90,7 @@ def app(
         Route("/profile", door.endpoint(door.profile), methods=["PATCH"]),
         Route("/rooms", door.endpoint(door.rooms)),
         Route("/rooms/{room}/messages", door.endpoint(door.messages), methods=["GET", "POST"]),
+        Route("/search", door.endpoint(door.search)),
         Route("/openapi.json", door.openapi),
         Route("/healthz", door.healthz),
         Route("/readyz", door.endpoint(door.readyz)),
@@ -256,6 +257,17 @@ class _Door:
                 around=asked.around,
                 limit=asked.limit,
                 types=asked.types,
+            )
+        )
+
+    async def search(self, request: Request) -> Response:
+        user, _ = await self._who(request)
+        fields = _query(request, "limit")
+        asked = self._command("search", fields, query=fields.pop("q", ""))
+        assert isinstance(asked, commands.Search)
+        return self._reply(
+            await self._chat.search(
+                user, asked.query, room=asked.room, cursor=asked.cursor, limit=asked.limit
             )
         )
 

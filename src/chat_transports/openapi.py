@@ -53,6 +53,28 @@ def _query(**schemas: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"name": name, "in": "query", "schema": schema} for name, schema in schemas.items()]
 
 
+def _message(**more: Any) -> dict[str, Any]:
+    fields = {
+        "event": {"const": "message"},
+        "room": _TEXT,
+        "seq": _NATURAL,
+        "sender": _TEXT,
+        "timestamp": _TIME,
+        "content": _TEXT,
+        **more,
+    }
+    return _object(
+        fields,
+        edited=_TIME,
+        erased={"type": "boolean"},
+        reply_to=_NATURAL,
+        mentions=_list(_TEXT),
+        reactions=_list(
+            _object({"emoji": _TEXT, "count": _NATURAL, "me": {"type": "boolean"}}),
+        ),
+    )
+
+
 _WHY = {
     400: "The request is not what the endpoint asks for",
     401: "Nobody, or not with these credentials",
@@ -205,6 +227,27 @@ _PATHS: dict[str, Any] = {
             ),
         },
     },
+    "/search": {
+        "get": {
+            "operationId": "search",
+            "summary": "Find messages in the rooms that one may read, the newest first",
+            "security": _TOKEN,
+            "parameters": _query(
+                q=_TEXT, room=_TEXT, cursor=_TEXT, limit={"type": "integer", "minimum": 1}
+            ),
+            "responses": _responses(
+                {200: ("A page of messages", _schema("Found"))},
+                400,
+                401,
+                403,
+                404,
+                429,
+                500,
+                503,
+                form="Error",
+            ),
+        }
+    },
     "/openapi.json": {
         "get": {
             "operationId": "openapi",
@@ -264,23 +307,8 @@ _SCHEMAS: dict[str, Any] = {
         archived={"type": "boolean"},
     ),
     "Rooms": _object({"rooms": _list(_schema("Room")), "complete": {"type": "boolean"}}),
-    "Message": _object(
-        {
-            "event": {"const": "message"},
-            "room": _TEXT,
-            "seq": _NATURAL,
-            "sender": _TEXT,
-            "timestamp": _TIME,
-            "content": _TEXT,
-        },
-        edited=_TIME,
-        erased={"type": "boolean"},
-        reply_to=_NATURAL,
-        mentions=_list(_TEXT),
-        reactions=_list(
-            _object({"emoji": _TEXT, "count": _NATURAL, "me": {"type": "boolean"}}),
-        ),
-    ),
+    "Message": _message(),
+    "FoundMessage": _message(head=_NATURAL),
     "History": _object(
         {
             "messages": _list(_schema("Message")),
@@ -290,6 +318,12 @@ _SCHEMAS: dict[str, Any] = {
             "complete": {"type": "boolean"},
         },
         events=_list({"type": "object"}),
+    ),
+    "Found": _object(
+        {
+            "messages": _list(_schema("FoundMessage")),
+        },
+        next=_TEXT,
     ),
     "Send": {
         **_object(

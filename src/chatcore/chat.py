@@ -13,13 +13,14 @@ from typing import Any, Generic, Self, TypeAlias, TypeVar
 
 from attrs import evolve
 
-from chatcore import auth, commands, model, names, policy
+from chatcore import auth, commands, model, names, policy, query
 from chatcore.accounts import Accounts, Token
 from chatcore.bus import LocalBus
 from chatcore.drafting import REPLIES, Drafting
 from chatcore.errors import (
     ChatError,
     Conflict,
+    Forbidden,
     Invalid,
     NotFound,
     NotMember,
@@ -47,6 +48,7 @@ from chatcore.events import (
     ReportsReply,
     RoomChanged,
     RoomsReply,
+    SearchReply,
     SendReply,
     Stands,
     Stored,
@@ -72,6 +74,8 @@ from chatcore.policy import OpenPolicy, Rates
 from chatcore.ports import Authenticator, Bus, Clock, Outcome, Policy, Repository
 from chatcore.presence import Presence
 from chatcore.readers import Readers
+from chatcore.searches import Searches
+from chatcore.upkeep import keep
 
 T = TypeVar("T")
 A = TypeVar("A", bound=Acknowledged)
@@ -194,12 +198,18 @@ class Chat(Accounts, Moderation):
         self._presence = Presence(self.limits.offline_seconds)
         self._pages = Pages(self._repository, self._read, self.wire, self.limits)
         self.hub = Hub(self._repository, self._read, self._presence, self.limits)
+        self._searches = Searches(
+            self._repository, self._read, self._journal.write, self._pages.fit
+        )
         self._bus.subscribe(self.hub.deliver)
         self._bus.subscribe(self._revise)
+        self._bus.subscribe(self._searches.heed)
         self._bus.subscribe(self._observe)
         self._watching = asyncio.create_task(self._watch())
         for account in interrupted:
             self._depart(account)
+        jobs = (self._searches.index, self._purge)
+        self._keeping = asyncio.create_task(keep(jobs, lambda: self._journal.is_idle))
         return self
 
     async def __aexit__(
@@ -228,6 +238,7 @@ class Chat(Accounts, Moderation):
 
     async def _drain(self) -> None:
         self._watching.cancel()
+        self._keeping.cancel()
         self._passwords.refuse()
         await self._journal.close()
         await asyncio.gather(*self._departures.values(), return_exceptions=True)
@@ -254,6 +265,9 @@ class Chat(Accounts, Moderation):
                 if heads is not None:
                     self.hub.notice(heads)
                     await self._end_revoked()
+
+    async def _purge(self) -> bool:
+        return await self._journal.write(self._repository.purge)
 
     @property
     def failure(self) -> BaseException | None:
@@ -563,6 +577,48 @@ class Chat(Accounts, Moderation):
         if marked is None:
             raise NotMember("You must join the chat first")
         return MarkReadReply(marked.read, marked.unread, marked.unread_mentions, marked.head)
+
+    async def search(
+        self,
+        user: User,
+        text: str,
+        *,
+        room: str | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
+    ) -> SearchReply:
+        """Find messages in one room, or in all that a user may read, the newest first.
+
+        `query.parse` says what may stand in the text.  All is found that was stored
+        before, with the text that it has now.  A page's `next` is the `cursor` of the
+        one after it, whatever is written meanwhile.
+
+        Raises Invalid, NotFound, Banned, RateLimited, Unavailable.
+        """
+        self._check_open()
+        self._drafting.take(user)
+        asked = query.parse(text)
+        command = commands.Search(text, room, cursor, limit)
+        name = asked.room if room is None else room
+        if name is None:
+            self._policy.check(user, command, None)
+        else:
+            found = await self._room(name)
+            if asked.room not in (None, found.name):
+                raise Invalid("in: names another room than the one that is to be searched")
+            await self._check("read", user, command, found)
+            asked = evolve(asked, room=found.name)
+
+        async def allows(name: str) -> bool:
+            try:
+                self._policy.check(user, command, await self._room(name))
+            except (Forbidden, NotFound):
+                return False
+            return True
+
+        return await self._searches.find(
+            user, asked, cursor, self._pages.clamp(limit), self._now(), allows
+        )
 
     # What moderators are told.
 

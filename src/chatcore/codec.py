@@ -332,6 +332,7 @@ _TOLD = ("frame_bytes", "content_chars", "history", "resume", "in_flight", "mess
 
 _TAGS: Mapping[type, tuple[str, str]] = {
     **{reply: ("reply", word(reply).removesuffix("_reply")) for reply in get_args(Reply)},
+    events.Found: ("event", "message"),  # before the messages that a client reads by this word
     **{event: ("event", word) for word, event in events.DURABLE.items()},
     events.MembershipChanged: ("event", "membership"),
     events.ProfileChanged: ("event", "profile"),

@@ -319,6 +319,17 @@ class Typing:
 
 
 @frozen
+class Search:
+    """Find messages, in one room or in all that one may read; `query` says which."""
+
+    query: str
+    room: str | None = None
+    cursor: str | None = None
+    """What the page before said is `next`."""
+    limit: int | None = field(default=None, validator=_positive)
+
+
+@frozen
 class Who:
     room: str
 
@@ -356,6 +367,7 @@ Immediate: TypeAlias = (
     | Join
     | History
     | Typing
+    | Search
     | Who
     | Members
     | MarkRead

@@ -311,6 +311,8 @@ class _Connection:
                 )
             case commands.MarkRead(room, seq):
                 return await chat.mark_read(actor(), room, seq)
+            case commands.Search(query, room, cursor, limit):
+                return await chat.search(actor(), query, room=room, cursor=cursor, limit=limit)
             case commands.Report(room, seq, reason):
                 await chat.report(actor(), room, seq, reason)
                 return events.ReportReply()

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from enum import IntEnum
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 
-from attrs import field, frozen
+from attrs import asdict, field, frozen
 
 from chatcore.errors import ChatError
 from chatcore.model import Draft, Limits, Listed, Membership, RequestId, Room, User
@@ -548,6 +548,25 @@ class TypingReply:
 
 
 @frozen
+class Found(Message):
+    """A message that was searched for, folded as of its room's `head`."""
+
+    head: int = field(kw_only=True)
+
+    @classmethod
+    def of(cls, message: Message, head: int) -> Self:
+        return cls(**asdict(message, recurse=False), head=head)
+
+
+@frozen
+class SearchReply:
+    messages: Sequence[Found]
+    """The newest first."""
+    next: str | None = None
+    """The next page's cursor; None where there is none."""
+
+
+@frozen
 class WhoReply:
     online: Sequence[str]
     count: int
@@ -606,6 +625,7 @@ Reply: TypeAlias = (
     | ReportsReply
     | HistoryReply
     | TypingReply
+    | SearchReply
     | WhoReply
     | MembersReply
     | PingReply

@@ -41,6 +41,12 @@ class OffLoop(Protocol):
     async def __call__(self, read: Callable[..., T], /, *args: Any, **options: Any) -> T: ...
 
 
+class InTurn(Protocol):
+    """Runs a write of the repository in the writer's thread, in its turn."""
+
+    async def __call__(self, write: Callable[..., T], /, *args: Any) -> T: ...
+
+
 Personal: TypeAlias = MembershipChanged | ProfileChanged | Read
 """Events for one user's connections, which are never dropped."""
 

@@ -122,7 +122,12 @@ class Journal:
         else:
             call()
 
-    async def write(self, function: Callable[..., T], *args: Any) -> T:
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits for its turn."""
+        return self._queue.empty()
+
+    async def write(self, function: Callable[..., T], /, *args: Any) -> T:
         """Run another write of the repository in the writer's thread, in its turn.
 
         Cancelling the wait does not undo the write.

@@ -34,6 +34,10 @@ class Pages:
         self._wire = wire
         self._limits = limits
 
+    def fit(self, page: Sequence[E]) -> Sequence[E]:
+        """Cut a page at its end to what one frame may carry."""
+        return self._fit(page)
+
     def clamp(self, limit: int | None) -> int:
         """Return how many of something a page has, for what was asked."""
         if limit is None:

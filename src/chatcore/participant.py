@@ -36,6 +36,7 @@ from chatcore.events import (
     ReportReply,
     ReportsReply,
     RoomsReply,
+    SearchReply,
     SendReply,
     SetRoleReply,
     Told,
@@ -226,6 +227,22 @@ class Participant(ABC):
         kinds = tuple(types) if types is not None else None
         command = commands.History(room, before, after, around, limit, kinds)
         return await self._ask(command, HistoryReply)
+
+    async def search(
+        self,
+        query: str,
+        *,
+        room: str | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
+    ) -> SearchReply:
+        """Find messages in the rooms that one may read, the newest first.
+
+        Words, all of which must be there; "words in a row"; from:name, in:room,
+        before:2026-11-22, after:2026-11-22.  The `next` of a page is the `cursor` of the
+        one after it.  Raises Invalid, NotFound, RateLimited, Unavailable.
+        """
+        return await self._ask(commands.Search(query, room, cursor, limit), SearchReply)
 
     async def invite(self, room: str, username: str, *, txn_id: str | None = None) -> InviteReply:
         """Let somebody join a room who could not, and tell them so."""

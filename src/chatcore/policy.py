@@ -121,6 +121,15 @@ def check(
             raise Muted(f"You are muted in this room{_until(restraint.muted)}")
 
 
+def is_readable(place: Place, role: str | None, restraint: Restraint | None, now: datetime) -> bool:
+    """Say whether somebody may read a room."""
+    try:
+        check("read", place, role, restraint, now)
+    except ChatError:
+        return False
+    return True
+
+
 def _refusal(code: str, action: str, who: str, restraint: Restraint | None) -> ChatError:
     match code:
         case "not_found":

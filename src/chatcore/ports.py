@@ -19,6 +19,7 @@ from chatcore.events import (
     Durable,
     Edit,
     Event,
+    Found,
     Hello,
     Marked,
     MemberItem,
@@ -39,6 +40,7 @@ from chatcore.model import (
     Room,
     User,
 )
+from chatcore.query import Query
 
 Clock: TypeAlias = Callable[[], datetime]
 """Says what time it is, in UTC, for people.  Nothing is ordered by it."""
@@ -145,6 +147,34 @@ class Repository(Protocol):
         """Return at most `limit` events of these kinds with after < seq < before, in seq order.
 
         The newest of them, or the oldest.  Messages are none of them.
+        """
+
+    # Searching.
+
+    def index(self, limit: int) -> int:
+        """Take the next events of the log, at most `limit`, into what is searched.
+
+        Returns how many there were.  What another process appends is taken, too.
+        """
+
+    def search(
+        self, username: str, query: Query, before: int | None, limit: int, now: datetime
+    ) -> Sequence[tuple[int, Found | None]]:
+        """Return at most `limit` messages that a query finds, the newest first, each by its place.
+
+        In the room that the query names, or in all; of these in the ones that the user
+        may read by `policy`.  Each has the text that it has now and its room's head, as
+        of one snapshot, and is None where that text is not what was indexed, and would
+        not be found.  What is erased is not found, indexed or not.
+
+        A place is a positive number, and stays.  A message that comes later has a higher one;
+        `before` is the place below which to go on.
+        """
+
+    def purge(self) -> bool:
+        """Wipe what erased messages have left in the index, some at a time.
+
+        Says whether there is more to do; once there is not, nothing of them is anywhere.
         """
 
     # Who is in which room.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right, insort
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
 
 from attrs import asdict, define, evolve, field
@@ -17,6 +18,7 @@ from chatcore.events import (
     Duplicate,
     Durable,
     Edit,
+    Found,
     Marked,
     Member,
     MemberItem,
@@ -26,7 +28,7 @@ from chatcore.events import (
     Stored,
     Tally,
 )
-from chatcore.folding import erased, ranked, redacted
+from chatcore.folding import erased, fold, ranked, redacted
 from chatcore.model import (
     INVITED,
     Account,
@@ -39,7 +41,9 @@ from chatcore.model import (
     User,
 )
 from chatcore.names import skeleton
+from chatcore.policy import is_readable
 from chatcore.ports import Outcome
+from chatcore.query import Query
 from chatcore.repository.ledger import (
     Ledger,
     RoomState,
@@ -61,6 +65,8 @@ class _Log:
     members: dict[str, Standing] = field(factory=dict)
     """And those who are invited."""
     restraints: dict[str, Restraint] = field(factory=dict)
+    places: list[int] = field(factory=list)
+    """Of each event which one it is of all rooms' together."""
     reports: dict[tuple[int, str], ReportItem] = field(factory=dict)
     """By the message and who reported it."""
     edits: dict[int, list[int]] = field(factory=dict)
@@ -113,12 +119,14 @@ class _Log:
         seq = self.reactions.get(message, {}).get(emoji, {}).get(username)
         return None if seq is None else Duplicate(seq, self.events[seq - 1].timestamp)
 
-    def with_reactions(self, message: Message, upto: int, reader: str) -> Message:
+    def as_it_is(self, message: Message, upto: int, reader: str) -> tuple[Message, Edit | None]:
+        """Return a message with what is beside it, and the edit that it has to be folded with."""
         found = self.reactions.get(message.seq, {})
         now = (Tally(emoji, len(who), reader in who) for emoji, who in found.items())
         every = self.reacted.get(message.seq, [])
         later = every[bisect_right(every, upto, key=lambda each: each.seq) :]
-        return evolve(message, reactions=folding.before(ranked(now), later, reader))
+        message = evolve(message, reactions=folding.before(ranked(now), later, reader))
+        return message, self.newest_edit(message.seq, upto)
 
     def reports_of(self, username: str) -> list[tuple[int, str]]:
         """Return the keys of what somebody reported, and what was reported of their messages."""
@@ -162,6 +170,21 @@ class _Log:
         mentions = self.count_mentions(username, standing.read, self.head)
         other = next(iter(others), None)
         return Marked(standing.read, unread, mentions, self.head, moves, other)
+
+    def search(self, query: Query, reader: str) -> Iterator[tuple[int, Found]]:
+        for place, event in zip(self.places, self.events, strict=True):
+            if not isinstance(event, Message) or event.erased:
+                continue
+            message, edit = self.as_it_is(event, self.head, reader)
+            (said,) = fold([message] if edit is None else [message, edit])
+            day = said.timestamp.date()
+            if (
+                query.finds(said.content)
+                and query.sender in (None, said.sender)
+                and (query.after is None or query.after < day)
+                and (query.before is None or day < query.before)
+            ):
+                yield place, Found.of(said, self.head)
 
     def target(self, seq: int) -> Target | None:
         event = self.events[seq - 1] if 1 <= seq <= self.head else None
@@ -211,6 +234,7 @@ class MemoryRepository:
                 log.counts.append(stored.messages)
                 log.drafts.append(draft.id)
                 self._stored.append((stored.event.room, stored.event.seq))
+                log.places.append(len(self._stored))
             for (room, seq, username, emoji), added in ledger.reacted.items():
                 self._logs[room].react(seq, username, emoji, added)
             for (room, seq), usernames in ledger.mentions.items():
@@ -342,9 +366,9 @@ class MemoryRepository:
             window = log.events[after : max(before - 1, 0)]
             found = [event for event in window if isinstance(event, Message)]
             found = found[max(0, len(found) - limit) :] if newest else found[:limit]
-            edits = (log.newest_edit(message.seq, upto) for message in found)
-            found = [log.with_reactions(message, upto, reader) for message in found]
-            return [*found, *(edit for edit in edits if edit is not None)]
+            pairs = [log.as_it_is(message, upto, reader) for message in found]
+            edits = [edit for _, edit in pairs]
+            return [*(message for message, _ in pairs), *filter(None, edits)]
 
     def events(
         self, room: str, kinds: Sequence[str], after: int, before: int, limit: int, *, newest: bool
@@ -354,6 +378,32 @@ class MemoryRepository:
             window = self._logs[room].events[after : max(before - 1, 0)]
             found = [event for event in window if isinstance(event, types)]
             return found[max(0, len(found) - limit) :] if newest else found[:limit]
+
+    # Searching: the log itself.
+
+    def index(self, limit: int) -> int:
+        return 0
+
+    def search(
+        self, username: str, query: Query, before: int | None, limit: int, now: datetime
+    ) -> Sequence[tuple[int, Found | None]]:
+        with self._lock:
+            found = (
+                each
+                for name, log in self._logs.items()
+                if query.room in (None, name) and self._reads(username, log, now)
+                for each in log.search(query, username)
+                if before is None or each[0] < before
+            )
+            return sorted(found, key=itemgetter(0), reverse=True)[:limit]
+
+    def _reads(self, username: str, log: _Log, now: datetime) -> bool:
+        standing = log.members.get(username)
+        role = standing.role if standing else None
+        return is_readable(log.room, role, log.restraints.get(username), now)
+
+    def purge(self) -> bool:
+        return False
 
     # Who is in which room.
 

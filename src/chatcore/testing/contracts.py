@@ -39,6 +39,7 @@ from chatcore.testing.drafts import (
 )
 from chatcore.testing.messages import MESSAGES
 from chatcore.testing.moderation import MODERATION
+from chatcore.testing.searching import SEARCHING
 
 
 class LinkPeer(Protocol):
@@ -194,6 +195,7 @@ def check_repository(make: Callable[[], Repository]) -> None:
         _rooms_and_members,
         *MESSAGES,
         *MODERATION,
+        *SEARCHING,
         _outcomes_can_be_looked_up,
     ):
         repository = make()

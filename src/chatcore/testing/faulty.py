@@ -15,6 +15,7 @@ from chatcore.errors import OutcomeUnknown, StorageFull, Unavailable
 from chatcore.events import (
     Durable,
     Edit,
+    Found,
     Marked,
     MemberItem,
     Message,
@@ -24,14 +25,15 @@ from chatcore.events import (
 )
 from chatcore.model import Account, Closing, Draft, Listed, Membership, Restraint, Room, User
 from chatcore.ports import Outcome, Repository
+from chatcore.query import Query
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 WRITES = frozenset(
-    "append add_room mark_read report add_user set_password set_profile disable enable"
-    " add_token remove_token remove_tokens close_account account_closed redact redact_reports"
-    " lift_restraints forget_txns".split()
+    "append index purge add_room mark_read report add_user set_password set_profile disable"
+    " enable add_token remove_token remove_tokens close_account account_closed redact"
+    " redact_reports lift_restraints forget_txns".split()
 )
 """The methods that a full disk refuses."""
 
@@ -228,6 +230,17 @@ class FaultyRepository:
         self, room: str, kinds: Sequence[str], after: int, before: int, limit: int, *, newest: bool
     ) -> Sequence[Durable]:
         return self._do(self.inside.events, room, kinds, after, before, limit, newest=newest)
+
+    def index(self, limit: int) -> int:
+        return self._do(self.inside.index, limit)
+
+    def search(
+        self, username: str, query: Query, before: int | None, limit: int, now: datetime
+    ) -> Sequence[tuple[int, Found | None]]:
+        return self._do(self.inside.search, username, query, before, limit, now)
+
+    def purge(self) -> bool:
+        return self._do(self.inside.purge)
 
     def rooms(self, username: str, after: str, limit: int) -> Sequence[Listed]:
         return self._do(self.inside.rooms, username, after, limit)

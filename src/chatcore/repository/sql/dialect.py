@@ -6,8 +6,9 @@ message in it, and then SQLAlchemy's work at each execution is more than the dat
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
+from datetime import date
 from types import MappingProxyType
 from typing import Any, Protocol, TypeAlias
 
@@ -15,14 +16,53 @@ import orjson
 import sqlalchemy as sa
 
 from chatcore.errors import ChatError
+from chatcore.query import Query
 
 Parameters: TypeAlias = Mapping[str, Any]
 
 NONE: Parameters = MappingProxyType({})
 
 
+class Words(Protocol):
+    """An index of the words that messages have, by the id of a message's event."""
+
+    @property
+    def wipes_at_once(self) -> bool:
+        """Whether `remove` leaves nothing for `purge` to do."""
+
+    @property
+    def put(self) -> sa.Executable:
+        """Puts in, or in place of what was there: rows of id, words and `scope`."""
+
+    @property
+    def remove(self) -> sa.Executable:
+        """Takes out: rows of a room's id and the first and the last seq."""
+
+    @property
+    def hits(self) -> sa.Subquery:
+        """The ids, at most :limit, of what is :wanted and :before another; the highest first."""
+
+    def scope(self, room_id: int, *, public: bool, sender_id: int, day: date) -> str:
+        """Spell what a message has that is searched by, beside its words."""
+
+    def wanted(
+        self, query: Query, *, rooms: Iterable[int], banned: Iterable[int], sender: int | None
+    ) -> str:
+        """Spell a query.
+
+        Where it names a room, `rooms` has that, or nothing; else it is of these and of all
+        that are public, without those that are `banned`.
+        """
+
+    def purge(self, connection: Connection) -> bool:
+        """Wipe some of what was taken out; say whether there is more to do."""
+
+
 class Dialect(Protocol):
     """A database: its connections, and what is spelled otherwise on each."""
+
+    @property
+    def words(self) -> Words: ...
 
     @property
     def error(self) -> type[Exception]:

@@ -14,12 +14,12 @@ from chatcore.repository.sql.schema import metadata
 VERSION_TABLE = "chatcore_version"
 """Our own, for a host may keep its alembic's beside it."""
 
-VERSIONS = ("0001", "0002", "0003", "0004", "0005")
+VERSIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
 """Every schema there has been, the oldest first."""
 
 NEWEST = VERSIONS[-1]
 
-OURS = frozenset(metadata.tables) | {"messages"}
+OURS = frozenset(metadata.tables) | {"messages", "words"}
 FIRST_CHATROOM = (
     ("users", {"id", "username", "password_hash"}),
     ("messages", {"id", "username", "content", "timestamp"}),

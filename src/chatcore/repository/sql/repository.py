@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, TypeAlias
 
 import orjson
 import sqlalchemy as sa
-from attrs import evolve
 
-from chatcore import folding
 from chatcore.errors import OutcomeUnknown
 from chatcore.events import (
     DURABLE,
@@ -27,12 +25,10 @@ from chatcore.events import (
     Marked,
     MemberItem,
     Message,
-    Reaction,
     ReportItem,
     Stored,
-    Tally,
 )
-from chatcore.folding import ERASED, ranked
+from chatcore.folding import ERASED
 from chatcore.model import (
     Account,
     Closing,
@@ -47,17 +43,10 @@ from chatcore.names import skeleton
 from chatcore.ports import Outcome
 from chatcore.repository.ledger import Ledger, RoomState, Standing, Target, Txn, touched
 from chatcore.repository.sql.dialect import Connection, Dialect
+from chatcore.repository.sql.rows import as_it_is, events_of, milliseconds, moment
+from chatcore.repository.sql.rows import given as _given
+from chatcore.repository.sql.searching import Searching
 from chatcore.repository.sql.statements import Statements
-
-
-def milliseconds(moment: datetime) -> int:
-    past = moment - _EPOCH  # whose parts are integers, which a division of it is slow to find
-    return (past.days * 86_400 + past.seconds) * 1_000 + past.microseconds // 1_000
-
-
-def moment(milliseconds: int) -> datetime:
-    return _EPOCH + timedelta(milliseconds=milliseconds)
-
 
 _Given: TypeAlias = dict[str, list[Any]]
 """Rows for each parameter of a statement that takes more than one."""
@@ -65,10 +54,8 @@ _Given: TypeAlias = dict[str, list[Any]]
 WINDOW = 20_000
 """Events that are looked at, at most, to find some that one user sent: there is no index."""
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-
-class SqlRepository:
+class SqlRepository(Searching):
     """All of a Repository but its life: a dialect's own class opens, claims and closes it."""
 
     def __init__(self, dialect: Dialect) -> None:
@@ -124,6 +111,7 @@ class SqlRepository:
                 )
                 for statement in (sql.remove_all_reactions, sql.remove_all_tallies):
                     connection.execute(statement, _given(gone))
+                self._unlearn(connection, [[room_id, seq, seq] for room_id, seq in gone])
             connection.execute(
                 sql.set_heads,
                 _given(
@@ -335,7 +323,7 @@ class SqlRepository:
         self, connection: Connection, room: str, after: int, upto: int, limit: int
     ) -> list[Durable]:
         window = {"room": room, "after": after, "before": upto + 1, "limit": limit}
-        return _events(room, connection.taken(self._sql.read, window))
+        return events_of(room, connection.taken(self._sql.read, window))
 
     def messages(
         self,
@@ -353,20 +341,9 @@ class SqlRepository:
         statement = self._sql.newest_messages if newest else self._sql.oldest_messages
         with self._dialect.reading() as connection:
             found = connection.taken(statement, window)
-        messages: list[Message] = []
-        edits: list[Edit] = []
-        for seq, sender, at, body, *edit, counts, mine, later in sorted(found):
-            own = {emoji for (emoji,) in mine}
-            now = ranked(Tally(emoji, count, emoji in own) for emoji, count in counts)
-            message = Message(room, seq, sender, moment(at), **body, reactions=now)
-            if later and not message.erased:
-                reacted = [each for each in _events(room, later) if isinstance(each, Reaction)]
-                message = evolve(message, reactions=folding.before(now, reacted, reader))
-            messages.append(message)
-            edit_seq, edit_at, edit_body = edit
-            if edit_seq is not None:  # of who sent the message: nobody else may
-                edits.append(Edit(room, edit_seq, sender, moment(edit_at), **edit_body))
-        return [*messages, *edits]
+        pairs = [as_it_is(room, row, reader) for row in sorted(found)]
+        messages, edits = [message for message, _ in pairs], [edit for _, edit in pairs]
+        return [*messages, *filter(None, edits)]
 
     def events(
         self, room: str, kinds: Sequence[str], after: int, before: int, limit: int, *, newest: bool
@@ -375,7 +352,7 @@ class SqlRepository:
         statement = self._sql.newest_events if newest else self._sql.oldest_events
         with self._dialect.reading() as connection:
             found = connection.taken(statement, {**window, **_given([kind] for kind in kinds)})
-        return _events(room, found)
+        return events_of(room, found)
 
     # Who is in which room.
 
@@ -621,10 +598,6 @@ class SqlRepository:
             return changed
 
 
-def _given(rows: Any, by: str = "given") -> dict[str, str]:
-    return {by: orjson.dumps(list(rows)).decode()}
-
-
 def _loaded(
     connection: Connection, statement: sa.Executable, given: _Given
 ) -> list[list[list[Any]]]:
@@ -672,10 +645,3 @@ def _account(row: Sequence[Any]) -> Account:
         status=status,
         closing=closing,
     )
-
-
-def _events(room: str, found: list[list[Any]]) -> list[Durable]:
-    return [
-        DURABLE[kind](room, seq, sender, moment(timestamp), **body)
-        for seq, kind, sender, timestamp, body in sorted(found)
-    ]

@@ -130,6 +130,18 @@ mentions = sa.Table(
 )
 """Whom each message mentions, as it is now; `seq` is the message's."""
 
+indexing = sa.Table(
+    "indexing",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("upto", sa.BigInteger, nullable=False),
+    sa.Column("owed", sa.Boolean, nullable=False),
+)
+"""One row: the id of the last event whose words are in the index, which a migration makes.
+
+`owed` says whether the index has words still of what was taken out of it.
+"""
+
 members = sa.Table(
     "members",
     metadata,

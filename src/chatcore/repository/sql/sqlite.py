@@ -18,6 +18,7 @@ from sqlalchemy.pool import NullPool, QueuePool
 from chatcore.errors import ChatError, SchemaError, StorageFull, Unavailable
 from chatcore.repository.sql.backup import NEW_EPOCHS, Backup, write
 from chatcore.repository.sql.dialect import Connection, Spelling
+from chatcore.repository.sql.fts import WordIndex
 from chatcore.repository.sql.integrity import damage, damaged, is_damage, one_line
 from chatcore.repository.sql.migrate import NEWEST, check, migrate
 from chatcore.repository.sql.repository import SqlRepository
@@ -75,6 +76,9 @@ class SqliteRepository(SqlRepository):
             self._check_file()
             with self._plainly(), self._writer.begin() as connection:
                 migrate(connection, str(self._path))
+                unfit = self.words.open(connection)
+            if unfit is not None:
+                raise SchemaError(f"Cannot open the database {self._path}: {unfit}")
             self._file = self._named()
             self.written_by_others()  # from now on, and not from when it is first asked
 
@@ -259,6 +263,7 @@ class SqliteRepository(SqlRepository):
     # The Dialect.
 
     error = sqlite3.Error
+    words = WordIndex()
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection]:

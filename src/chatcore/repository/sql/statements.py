@@ -10,6 +10,7 @@ from chatcore.model import INVITED
 from chatcore.repository.sql.dialect import Dialect
 from chatcore.repository.sql.schema import (
     events,
+    indexing,
     members,
     mentions,
     reactions,
@@ -41,6 +42,7 @@ class Statements:
         self._build_loading(dialect)
         self._build_writing(dialect)
         self._build_pages(dialect)
+        self._build_searching(dialect)
         self._build_rooms(dialect)
         self._build_reports(dialect)
         self._build_accounts(dialect)
@@ -286,8 +288,8 @@ class Statements:
         )
         oldest, newest = window.order_by(events.c.seq), window.order_by(events.c.seq.desc())
         self.read = taken(oldest)
-        self.oldest_messages = taken(_as_they_are(dialect, oldest, _USER_ID))
-        self.newest_messages = taken(_as_they_are(dialect, newest, _USER_ID))
+        self.oldest_messages = taken(as_they_are(dialect, oldest, _USER_ID))
+        self.newest_messages = taken(as_they_are(dialect, newest, _USER_ID))
         row = given("kind")
         # Spelled out, or the index of what is no message would not be taken for it.
         others = window.where(
@@ -296,6 +298,73 @@ class Statements:
         self.oldest_events = taken(others.order_by(events.c.seq))
         self.newest_events = taken(others.order_by(events.c.seq.desc()))
         self.head = sa.select(rooms.c.first, rooms.c.head).where(rooms.c.name == param("room"))
+
+    def _build_searching(self, dialect: Dialect) -> None:
+        """What is new to the index of words, and what it finds."""
+        taken = dialect.taken
+        page = (
+            sa.select(events)
+            .where(events.c.id > sa.select(indexing.c.upto).scalar_subquery())
+            .order_by(events.c.id)
+            .limit(param("limit"))
+            .subquery("page")
+        )
+        message = events.alias("message")
+        self.unindexed = taken(
+            sa.select(
+                page.c.id,
+                message.c.id.label("message_id"),
+                sa.type_coerce(page.c.body, sa.JSON).label("body"),
+                page.c.room_id,
+                rooms.c.kind,
+                message.c.sender_id,
+                message.c.timestamp,
+            )
+            .join_from(page, rooms, rooms.c.id == page.c.room_id)
+            .outerjoin(
+                message,
+                sa.and_(
+                    message.c.room_id == page.c.room_id,
+                    message.c.seq
+                    == sa.case(
+                        (page.c.kind == "message", page.c.seq),
+                        (page.c.kind == "edit", page.c.target),
+                    ),
+                    message.c.kind == "message",
+                ),
+            )
+        )
+        self.set_indexed = sa.update(indexing).values(upto=param("last"))
+        self.owed = sa.select(indexing.c.owed)
+        self.set_owed = sa.update(indexing).values(owed=param("is_owed"))
+        theirs = sa.union(
+            sa.select(members.c.room_id).where(members.c.user_id == _USER_ID),
+            sa.select(restraints.c.room_id).where(restraints.c.user_id == _USER_ID),
+            sa.select(rooms.c.id).where(rooms.c.name == param("room")),
+        ).subquery("theirs")
+        asked = sa.or_(param("room", type_=sa.Text).is_(None), rooms.c.name == param("room"))
+        places = taken(
+            sa.select(rooms.c.id, rooms.c.name, rooms.c.kind, members.c.role, restraints.c.banned)
+            .join_from(theirs, rooms, rooms.c.id == theirs.c.room_id)
+            .outerjoin(
+                members, sa.and_(members.c.room_id == rooms.c.id, members.c.user_id == _USER_ID)
+            )
+            .outerjoin(
+                restraints,
+                sa.and_(restraints.c.room_id == rooms.c.id, restraints.c.user_id == _USER_ID),
+            )
+            .where(asked)
+        )
+        sender = sa.select(users.c.id).where(users.c.username == param("sender"))
+        self.search_places = sa.select(places.scalar_subquery(), sender.scalar_subquery())
+        hits = dialect.words.hits
+        found = (
+            _event_rows(events)
+            .join(hits, hits.c.id == events.c.id)
+            .join(rooms, rooms.c.id == events.c.room_id)
+            .add_columns(events.c.id, rooms.c.name, rooms.c.head)
+        )
+        self.found = taken(as_they_are(dialect, found, _USER_ID, "id", "name", "head"))
 
     def _build_rooms(self, dialect: Dialect) -> None:
         """Rooms and who is in them."""
@@ -616,12 +685,16 @@ def _delete(table: sa.Table, row: sa.Subquery) -> sa.Delete:
     return sa.delete(table).where(sa.tuple_(*columns).in_(sa.select(*values)))
 
 
-def _as_they_are(
-    dialect: Dialect, page: sa.Select[Any], user_id: sa.ColumnElement[int]
+def as_they_are(
+    dialect: Dialect,
+    page: sa.Select[Any],
+    user_id: sa.ColumnElement[int],
+    *also: str,
 ) -> sa.Select[Any]:
     """Return a page's messages, and beside each what `upto` and a reader make of it.
 
-    Its reactions as they are counted now, which of them are the reader's, and those that
+    First those columns of the page that are wanted, too.  Then what `rows.as_it_is`
+    reads: its reactions as they are counted now, which of them are the reader's, and those that
     came or went above `upto`; and the newest of its edits that is not.
     """
     messages = (
@@ -665,6 +738,7 @@ def _as_they_are(
         .scalar_subquery()
     )
     return sa.select(
+        *(messages.c[each] for each in also),
         messages.c.seq,
         messages.c.username,
         messages.c.timestamp,

@@ -252,6 +252,7 @@ class TestPipe:
                 "/title",
                 "/topic",
                 "/slow",
+                "/keep",
                 "/archive",
                 "/invite",
                 "/kick",
@@ -267,7 +268,14 @@ class TestPipe:
         async with connected(url) as bob:
             await bob.do("register", username="bob", password=PASSWORD)
             typed = ["/create tea private", "/topic Tea  and biscuits", "/invite bob", "/slow 5"]
-            typed += ["/slow 0", "/role bob reader", "/kick bob", "/ban bob 5 Sells watches"]
+            typed += [
+                "/slow 0",
+                "/keep 7",
+                "/keep x",
+                "/role bob reader",
+                "/kick bob",
+                "/ban bob 5 Sells watches",
+            ]
             typed += [
                 "/unban bob",
                 "/mute bob",
@@ -289,6 +297,8 @@ class TestPipe:
             "[System] ada invited bob",
             "[System] ada set slow mode: one message in 5 seconds",
             "[System] ada set slow mode: off",
+            "[System] ada lets messages go after 7 days",
+            "/keep is not used like that: /help says how",
             "[System] bob is not a member of this room",
             "[System] ada removed bob",
             "[System] ada banned bob until WHEN: Sells watches",
@@ -950,6 +960,15 @@ def test_printable(text: str, expected: str) -> None:
             "[System] bob removed the title, changed the topic to: Milk,"
             " set slow mode: off, archived the room",
         ),
+        (
+            RoomChanged("tea", 4, "bob", NOON, archived=False, retention_days=1),
+            "[System] bob opened the room again, lets messages go after 1 day",
+        ),
+        (
+            RoomChanged("tea", 4, "bob", NOON, retention_days=30),
+            "[System] bob lets messages go after 30 days",
+        ),
+        (RoomChanged("tea", 4, "bob", NOON, retention_days=0), "[System] bob keeps all messages"),
     ],
 )
 def test_an_event_is_a_line_or_none(event: Durable, expected: str | None) -> None:

@@ -263,6 +263,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "role": st.sampled_from(["owner", "moderator", "member", "reader"]),
     "slow_mode": st.none() | st.integers(0, commands.SLOWEST),
     "archived": st.booleans(),
+    "retention_days": st.none() | st.integers(0, commands.LONGEST),
     "reply_to": st.none() | NATURAL,
     "emoji": TEXT,
 }
@@ -554,9 +555,10 @@ SHAPES: list[tuple[Reply | Event | Hello | Bye, str]] = [
         f' "username": "bob", "action": "ban", "until": {TIME}, "reason": "spam"}}',
     ),
     (
-        RoomChanged("lobby", 1, "ada", AT, "", "", 0, False),
+        RoomChanged("lobby", 1, "ada", AT, "", "", 0, False, 0),
         f'{{"event": "room", "room": "lobby", "seq": 1, "sender": "ada", "timestamp": {TIME},'
-        ' "title": "", "topic": "", "slow_mode": 0, "archived": false}',
+        ' "title": "", "topic": "", "slow_mode": 0, "archived": false,'
+        ' "retention_days": 0}',
     ),
     (
         MembershipChanged(LOBBY, "join", "k3x9", 1, 5, 5, 0, "member"),

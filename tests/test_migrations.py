@@ -375,7 +375,7 @@ def test_a_database_of_the_second_step_goes_up_and_back_with_its_data(tmp_path: 
     until = "2030-01-01T00:00:00.000Z"
     outcomes = repository.append(
         [
-            draft("room", title="Hall", slow_mode=9, archived=True),
+            draft("room", title="Hall", slow_mode=9, archived=True, retention_days=99),
             draft("member", username="bob", action="role", role="moderator"),
             draft("member", username="bob", action="ban", until=until, reason="spam"),
             draft("member", username="cyd", action="invite"),
@@ -434,3 +434,39 @@ def test_a_database_of_the_fifth_step_is_searched_and_goes_back(tmp_path: Path) 
         assert fifth == things(connection)
     assert before == rows(path, everything)
     engine.dispose()
+
+
+def test_a_room_goes_back_without_its_retention(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    with contextlib.closing(SqliteRepository(path)) as repository:
+        repository.open()
+        repository.add_user(User("ada", "Ada"), None)
+        room, old = Room("den"), datetime(2026, 1, 1, tzinfo=UTC)
+
+        def draft(kind: str, at: datetime, **body: object) -> Draft:
+            creates = body.get("action") == "join"
+            return Draft(
+                room=room, sender="ada", kind=kind, body=body, timestamp=at, creates=creates
+            )
+
+        repository.append(
+            [
+                draft("member", old, username="ada", action="join", role="owner"),
+                draft("message", old, content="gone"),
+                draft("room", datetime(2026, 2, 1, tzinfo=UTC), topic="Tea", retention_days=7),
+            ]
+        )
+        assert repository.due(datetime(2026, 2, 2, tzinfo=UTC), 99) == ("den", 3)
+        repository.expire("den", 3)
+    engine = sa.create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        downgrade(connection, "0006")
+        assert connection.exec_driver_sql("SELECT seq, body FROM events").all() == [
+            (3, '{"topic":"Tea"}')
+        ]
+    engine.dispose()
+    with contextlib.closing(SqliteRepository(path, check="always")) as repository:
+        repository.claim()
+        repository.open()
+        assert repository.head("den", 9)[:2] == (3, 3)
+        assert repository.room("den") == Room("den", topic="Tea")

@@ -102,6 +102,9 @@ def _done(event: Durable) -> str | None:
 _VERBS = {"invite": "invited", "kick": "removed", "ban": "banned", "mute": "muted"}
 
 
+KEPT = "keeps all messages"
+
+
 def _changes(event: RoomChanged) -> list[str]:
     changes = []
     for what, text in (("title", event.title), ("topic", event.topic)):
@@ -112,4 +115,7 @@ def _changes(event: RoomChanged) -> list[str]:
         changes.append(f"set slow mode: {slow}")
     if event.archived is not None:
         changes.append("archived the room" if event.archived else "opened the room again")
+    if event.retention_days is not None:
+        days = "1 day" if event.retention_days == 1 else f"{event.retention_days} days"
+        changes.append(f"lets messages go after {days}" if event.retention_days else KEPT)
     return changes

@@ -19,6 +19,7 @@ USAGE = (
     ("/title TEXT", "call the room something"),
     ("/topic TEXT", "say what the room is about"),
     ("/slow SECONDS", "have members wait between messages; 0 ends it"),
+    ("/keep DAYS", "let go of what is older; 0 keeps everything"),
     ("/archive [off]", "let nobody write any more, or write again"),
     ("/invite NAME", "let somebody into a private room"),
     ("/kick NAME", "remove somebody"),
@@ -96,6 +97,8 @@ class Slash:
                 return (await chat.update(room, topic=rest)).seq
             case ("/slow", seconds) if _is_number(seconds):
                 return (await chat.update(room, slow_mode=int(seconds))).seq
+            case ("/keep", days) if _is_number(days):
+                return (await chat.update(room, retention_days=int(days))).seq
             case ("/archive",):
                 return (await chat.update(room, archived=True)).seq
             case ("/archive", "off"):

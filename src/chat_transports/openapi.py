@@ -305,6 +305,7 @@ _SCHEMAS: dict[str, Any] = {
         role=_TEXT,
         slow_mode=_NATURAL,
         archived={"type": "boolean"},
+        retention_days=_NATURAL,
     ),
     "Rooms": _object({"rooms": _list(_schema("Room")), "complete": {"type": "boolean"}}),
     "Message": _message(),

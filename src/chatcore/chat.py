@@ -84,6 +84,8 @@ LINGER_SECONDS = 3.0
 """What a connection has, at the end, to take what is on its way to it."""
 WATCH_SECONDS = 0.5
 """How long the appending of another process may go unseen."""
+EXPIRED = 1_000
+"""Events let go of in one turn of the journal: some tens of milliseconds."""
 ROOMS_CACHED = 10_000
 WHO_NAMED = 1_000
 Done: TypeAlias = Callable[[DurableReply | ChatError], None]
@@ -208,7 +210,7 @@ class Chat(Accounts, Moderation):
         self._watching = asyncio.create_task(self._watch())
         for account in interrupted:
             self._depart(account)
-        jobs = (self._searches.index, self._purge)
+        jobs = (self._searches.index, self._expire, self._purge)
         self._keeping = asyncio.create_task(keep(jobs, lambda: self._journal.is_idle))
         return self
 
@@ -265,6 +267,15 @@ class Chat(Accounts, Moderation):
                 if heads is not None:
                     self.hub.notice(heads)
                     await self._end_revoked()
+
+    async def _expire(self) -> bool:
+        """Let go of some of what rooms keep no longer; say whether there may be more."""
+        due = await self._read(self._repository.due, self._now(), EXPIRED)
+        if due is None:
+            return False
+        with self.hub.expiring(*due):
+            await self._journal.write(self._repository.expire, *due)
+        return True
 
     async def _purge(self) -> bool:
         return await self._journal.write(self._repository.purge)

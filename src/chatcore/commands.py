@@ -8,19 +8,22 @@ values alone is judged here, at birth, with Invalid.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 from attrs import Attribute, field, frozen
 
 from chatcore.errors import ChatError, Invalid
-from chatcore.model import INTEGERS, RequestId
+from chatcore.model import CHANGEABLE, INTEGERS, RequestId
 
 LOGGED = ("message", "edit", "delete", "reaction", "member", "room")
 """The kinds of events that a room's log has, and `history` can be asked for."""
 
 SLOWEST = 86_400
 """Seconds of slow mode at most."""
+LONGEST = 36_500
+"""Days that a room may keep its events, where it does not keep them for ever."""
 
 
 def word(class_: type) -> str:
@@ -127,13 +130,22 @@ class Update:
     slow_mode: int | None = None
     """Seconds, 0 for none."""
     archived: bool | None = None
+    retention_days: int | None = None
+    """0 to keep everything."""
     txn_id: str | None = field(default=None, validator=_txn_id)
 
     def __attrs_post_init__(self) -> None:
-        if all(each is None for each in (self.title, self.topic, self.slow_mode, self.archived)):
-            raise Invalid("update takes a title, a topic, slow_mode or archived")
+        if not self.changes:
+            raise Invalid("update takes a title, a topic, slow_mode, archived or retention_days")
         if self.slow_mode is not None and not 0 <= self.slow_mode <= SLOWEST:
             raise Invalid(f"slow_mode has 0 to {SLOWEST} seconds")
+        if self.retention_days is not None and not 0 <= self.retention_days <= LONGEST:
+            raise Invalid(f"retention_days has 0 to {LONGEST} days")
+
+    @property
+    def changes(self) -> Mapping[str, Any]:
+        """The fields of a Room that are to have another value."""
+        return {name: value for name in CHANGEABLE if (value := getattr(self, name)) is not None}
 
 
 @frozen

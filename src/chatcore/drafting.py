@@ -187,13 +187,8 @@ def _reason(reason: str | None) -> dict[str, object]:
 
 
 def _fields(command: commands.Update) -> dict[str, object]:
-    fields: dict[str, object] = {}
-    if command.title is not None:
-        fields["title"] = model.line(command.title, "title", 100)
-    if command.topic is not None:
-        fields["topic"] = model.line(command.topic, "topic", 500)
-    if command.slow_mode is not None:
-        fields["slow_mode"] = command.slow_mode
-    if command.archived is not None:
-        fields["archived"] = command.archived
-    return fields
+    most = {"title": 100, "topic": 500}
+    return {
+        name: model.line(value, name, most[name]) if name in most else value
+        for name, value in command.changes.items()
+    }

@@ -15,7 +15,16 @@ from typing import Any, Self, TypeAlias, TypeVar
 from attrs import asdict, field, frozen
 
 from chatcore.errors import ChatError
-from chatcore.model import Draft, Limits, Listed, Membership, RequestId, Room, User
+from chatcore.model import (
+    CHANGEABLE,
+    Draft,
+    Limits,
+    Listed,
+    Membership,
+    RequestId,
+    Room,
+    User,
+)
 
 # Durable events: every change of a room, numbered 1, 2, 3 … in commit order.
 
@@ -138,12 +147,12 @@ class RoomChanged:
     topic: str | None = None
     slow_mode: int | None = None
     archived: bool | None = None
+    retention_days: int | None = None
 
     @property
     def changes(self) -> Mapping[str, Any]:
         """The fields of a Room that have another value."""
-        told = {name: getattr(self, name) for name in ("title", "topic", "slow_mode", "archived")}
-        return {name: value for name, value in told.items() if value is not None}
+        return {name: value for name in CHANGEABLE if (value := getattr(self, name)) is not None}
 
 
 Durable: TypeAlias = Message | Edit | Delete | Reaction | Member | RoomChanged

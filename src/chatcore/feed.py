@@ -152,6 +152,13 @@ class Feed:
             self.erased |= targets
         return without(targets, events)
 
+    def expire(self, first: int) -> None:
+        """Let go of what is below."""
+        self.first = max(first, self.first)
+        self.pages.clear()
+        while self.tail and self.tail[0].seq < self.first:
+            self.tail.popleft()
+
     async def read(
         self, off_loop: OffLoop, read: Callable[..., Sequence[E]], *args: Any, **options: Any
     ) -> Sequence[E]:

@@ -24,7 +24,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Protocol
 
@@ -85,6 +85,7 @@ class Hub:
         self._attendance = attendance
         self._limits = limits
         self._feeds: dict[str, Feed] = {}
+        self._firsts: dict[str, int] = {}
         self._listeners: dict[str, dict[Listener, None]] = {}
         self._telling: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -189,7 +190,7 @@ class Hub:
         """Hold a room's feed open.  Raises what reading the log raises."""
         feed = self._feeds.get(room)
         if feed is None:
-            feed = self._feeds[room] = Feed(room)
+            feed = self._feeds[room] = Feed(room, self._firsts.get(room, 1))
             feed.opened = self._spawn(self._open(feed))
         feed.holds += 1
         try:
@@ -206,16 +207,32 @@ class Hub:
 
     async def _open(self, feed: Feed) -> None:
         try:
-            feed.first, feed.head, newest = await self._off_loop(
+            first, feed.head, newest = await self._off_loop(
                 self._repository.head, feed.room, OPENING
             )
         except BaseException:
             self._feeds.pop(feed.room, None)
             raise
         feed.tail.extend(newest)
+        feed.expire(first)
         feed.opened = None
         self._resume(feed)
         self._close_idle(feed)
+
+    @contextmanager
+    def expiring(self, room: str, first: int) -> Iterator[None]:
+        """Within, the log lets go of what a room has below `first`.
+
+        No feed gives any of it from now on, so that no page lacks what it should have.
+        """
+        self._firsts[room] = first  # for a feed that opens meanwhile
+        feed = self._feeds.get(room)
+        if feed is not None:
+            feed.expire(first)
+        try:
+            yield
+        finally:
+            del self._firsts[room]
 
     async def _read(self, feed: Feed, after: int, upto: int) -> Sequence[Durable]:
         return await feed.read(

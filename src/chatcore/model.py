@@ -116,6 +116,12 @@ class Room:
     """How many seconds a member waits from one message to the next; 0 for none."""
     archived: bool = False
     """Whether it can be read only."""
+    retention_days: int = 0
+    """After how many days its events go; 0 where they stay."""
+
+
+CHANGEABLE = ("title", "topic", "slow_mode", "archived", "retention_days")
+"""What may be another later, of a room's fields."""
 
 
 @frozen

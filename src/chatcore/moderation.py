@@ -41,14 +41,16 @@ class Moderation(ABC):
         topic: str | None = None,
         slow_mode: int | None = None,
         archived: bool | None = None,
+        retention_days: int | None = None,
         txn_id: str | None = None,
     ) -> UpdateReply:
         """Change what is to be said of a room; what is None stays.
 
-        `slow_mode` is in seconds; in an archived room nobody writes.  Raises Invalid,
-        NotFound, NotMember, Forbidden.
+        `slow_mode` is in seconds; in an archived room nobody writes; events older than
+        `retention_days` go, and with 0 none does.  Raises Invalid, NotFound, NotMember,
+        Forbidden.
         """
-        command = commands.Update(room, title, topic, slow_mode, archived, txn_id)
+        command = commands.Update(room, title, topic, slow_mode, archived, retention_days, txn_id)
         return await self._settle(user, command, UpdateReply)
 
     async def invite(

@@ -53,6 +53,7 @@ class Pages:
         if not max(feed.first - 1, head - self._limits.resume) <= since.seq <= head:
             return None
         after = since.seq
+        first = feed.first
 
         async def read() -> Sequence[Durable]:
             page = feed.after(after, head, self._limits.history)
@@ -62,22 +63,27 @@ class Pages:
                 )
             return self._fit(page)
 
-        return await self._shared(feed, ("after", after, head), read)
+        page = await self._shared(feed, ("after", after, head, first), read)
+        return page if first == feed.first else await self.missed(feed, epoch, since, head)
 
     async def newest(self, feed: Feed, head: int, limit: int, reader: str) -> Sequence[Message]:
         """Return the newest messages up to a head, folded as of it."""
         limit = min(limit, self._limits.history)
+        first = feed.first
 
         async def read(reader: str) -> Sequence[Message]:
             page = feed.newest(head, limit, reader)
             if page is None:
-                page = await self._messages(feed, head, reader, 0, head + 1, limit, newest=True)
+                page = await self._messages(
+                    feed, head, reader, first - 1, head + 1, limit, newest=True
+                )
             return self._fit(page, keep_last=True)
 
-        page = await self._shared(feed, ("newest", limit, head), partial(read, ""))
+        page = await self._shared(feed, ("newest", limit, head, first), partial(read, ""))
         if any(message.reactions for message in page):
             page = await read(reader)  # which of them are theirs
-        return page
+        # Where the log's beginning goes meanwhile, what was read may have some of it.
+        return page if first == feed.first else await self.newest(feed, head, limit, reader)
 
     async def _shared(
         self, feed: Feed, asked: Hashable, read: Callable[[], Awaitable[Sequence[E]]]
@@ -97,7 +103,18 @@ class Pages:
         """Return a page of events, and whether there are no more in the direction asked for.
 
         Messages are folded as of the head: what was not announced yet is in none of them.
+        Nothing is below the feed's first, as it is when this returns.
         """
+        first = feed.first
+        page, complete = await self._history(feed, head, asked, reader)
+        if first != feed.first:  # the page may be short, though others follow
+            return await self.history(feed, head, asked, reader)
+        fitting = self._fit(page, keep_last=asked.after is None)
+        return fitting, complete and len(fitting) == len(page)
+
+    async def _history(
+        self, feed: Feed, head: int, asked: History, reader: str
+    ) -> tuple[Sequence[Durable], bool]:
         limit = self.clamp(asked.limit)
         find = partial(self._find, feed, head, reader, asked.types or ("message",))
         # One more than is wanted tells whether there are more.
@@ -114,8 +131,7 @@ class Pages:
             edge = head + 1 if asked.before is None else min(asked.before, head + 1)
             found = await find(0, edge, limit + 1, newest=True)
             page, complete = [*found[-limit:]], len(found) <= limit
-        fitting = self._fit(page, keep_last=asked.after is None)
-        return fitting, complete and len(fitting) == len(page)
+        return page, complete
 
     async def _find(
         self,
@@ -131,6 +147,7 @@ class Pages:
     ) -> Sequence[Durable]:
         """Return the newest events of these kinds in a window, or the oldest, in seq order."""
         found: list[Durable] = []
+        after = max(after, feed.first - 1)  # what is below may go at any moment
         if "message" in kinds:
             found += await self._messages(feed, head, reader, after, before, limit, newest=newest)
         others = [kind for kind in kinds if kind != "message"]

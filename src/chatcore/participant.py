@@ -133,13 +133,15 @@ class Participant(ABC):
         topic: str | None = None,
         slow_mode: int | None = None,
         archived: bool | None = None,
+        retention_days: int | None = None,
         txn_id: str | None = None,
     ) -> UpdateReply:
         """Change what is to be said of a room; what is None stays.
 
-        `slow_mode` is in seconds; in an archived room nobody writes.
+        `slow_mode` is in seconds; in an archived room nobody writes; events older than
+        `retention_days` go, and with 0 none does.
         """
-        command = commands.Update(room, title, topic, slow_mode, archived, txn_id)
+        command = commands.Update(room, title, topic, slow_mode, archived, retention_days, txn_id)
         return await self._ask(command, UpdateReply)
 
     async def join(self, room: str, *, since: Since | None = None, history: int = 50) -> JoinReply:

@@ -64,7 +64,8 @@ MAY = _table("""
 """Who may do what.
 
 `edit` and `delete` are of one's own messages, `delete_any` is of anybody's; `update` is of
-a room's title, topic and slow mode, `archive` of whether it is archived; `audit` is to
+a room's title, topic and slow mode, `archive` of whether it is archived and of how long
+it keeps what; `audit` is to
 read of the log what is no message.
 """
 

@@ -177,6 +177,21 @@ class Repository(Protocol):
         Says whether there is more to do; once there is not, nothing of them is anywhere.
         """
 
+    def due(self, now: datetime, limit: int) -> tuple[str, int] | None:
+        """Return a room that has events which it keeps no longer, and the first seq after them.
+
+        They are its first ones, up to one that is younger than its `retention_days`, or
+        `limit` of them.  None where no room has any.
+        """
+
+    def expire(self, room: str, first: int) -> None:
+        """Let go of a room's events below `first`, at most its head + 1; repeatable.
+
+        They are as gone as what is erased, from what is searched, too, and so is what stood
+        beside them, and the reason for which each was reported.  Who has read less counts
+        as having read them.
+        """
+
     # Who is in which room.
 
     def rooms(self, username: str, after: str, limit: int) -> Sequence[Listed]:

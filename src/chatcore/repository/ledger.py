@@ -489,7 +489,7 @@ def _action(draft: Draft) -> str:
             action = str(draft.body["action"])
             return "set_role" if action == "role" else action
         case "room":
-            return "archive" if "archived" in draft.body else "update"
+            return "archive" if {"archived", "retention_days"} & draft.body.keys() else "update"
         case "reaction":
             return "react" if draft.body["action"] == "add" else "unreact"
     return draft.kind

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from bisect import bisect_right, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
+from itertools import takewhile
 from operator import itemgetter
 from typing import Any
 
@@ -58,6 +59,9 @@ from chatcore.repository.ledger import (
 @define
 class _Log:
     room: Room
+    first: int = 1
+    gone: int = 0
+    """Messages below it."""
     events: list[Durable] = field(factory=list)
     counts: list[int] = field(factory=list)
     """Messages up to each event."""
@@ -83,10 +87,48 @@ class _Log:
 
     @property
     def head(self) -> int:
-        return len(self.events)
+        return self.first + len(self.events) - 1
 
     def messages(self, upto: int) -> int:
-        return self.counts[upto - 1] if upto else 0
+        return self.counts[upto - self.first] if upto >= self.first else self.gone
+
+    def at(self, seq: int) -> Durable | None:
+        return self.events[seq - self.first] if self.first <= seq <= self.head else None
+
+    def is_by(self, seq: int, username: str) -> bool:
+        event = self.at(seq)
+        return event is not None and event.sender == username
+
+    def put(self, event: Durable) -> None:
+        self.events[event.seq - self.first] = event
+
+    def between(self, after: int, before: int) -> list[Durable]:
+        """Return the events with after < seq < before."""
+        return self.events[max(0, after + 1 - self.first) : max(0, before - self.first)]
+
+    def old(self, now: datetime) -> list[Durable]:
+        """Return what is too old to be kept."""
+        oldest = now - timedelta(days=self.room.retention_days)
+        return [*takewhile(lambda event: event.timestamp < oldest, self.events)]
+
+    def expire(self, kept: int) -> None:
+        """Let go of all below."""
+        self.gone = self.messages(kept - 1)
+        count = kept - self.first
+        for each in (self.events, self.counts, self.drafts, self.places):
+            del each[:count]
+        self.first = kept
+        for username, standing in self.members.items():
+            if standing.read < kept - 1:
+                self.members[username] = Standing(standing.role, kept - 1, self.gone)
+        for beside in (self.edits, self.deletions, self.reactions, self.reacted, self.mentioned):
+            for message in [message for message in beside if message < kept]:
+                del beside[message]
+        for key, report in self.reports.items():
+            if key[0] < kept:
+                self.reports[key] = evolve(report, reason="")
+        for seqs in self.mentions.values():
+            del seqs[: bisect_left(seqs, kept)]
 
     def add(self, event: Durable) -> None:
         self.events.append(event)
@@ -100,7 +142,7 @@ class _Log:
 
     def erase(self, message: int) -> None:
         for seq in (message, *self.edits.get(message, ())):
-            self.events[seq - 1] = erased(self.events[seq - 1])
+            self.put(erased(self.events[seq - self.first]))
         self.reactions.pop(message, None)
         self.reacted.pop(message, None)
 
@@ -117,7 +159,8 @@ class _Log:
 
     def reaction(self, message: int, username: str, emoji: str) -> Duplicate | None:
         seq = self.reactions.get(message, {}).get(emoji, {}).get(username)
-        return None if seq is None else Duplicate(seq, self.events[seq - 1].timestamp)
+        event = self.at(seq) if seq is not None else None
+        return None if event is None else Duplicate(event.seq, event.timestamp)
 
     def as_it_is(self, message: Message, upto: int, reader: str) -> tuple[Message, Edit | None]:
         """Return a message with what is beside it, and the edit that it has to be folded with."""
@@ -133,13 +176,13 @@ class _Log:
         return [
             (seq, whose)
             for seq, whose in self.reports
-            if username in (whose, self.events[seq - 1].sender)
+            if username == whose or self.is_by(seq, username)
         ]
 
     def newest_edit(self, message: int, upto: int) -> Edit | None:
         seqs = self.edits.get(message, [])
         place = bisect_right(seqs, upto)
-        edit = self.events[seqs[place - 1] - 1] if place else None
+        edit = self.at(seqs[place - 1]) if place else None
         return edit if isinstance(edit, Edit) else None
 
     def mention(self, message: int, usernames: tuple[str, ...]) -> None:
@@ -187,7 +230,7 @@ class _Log:
                 yield place, Found.of(said, self.head)
 
     def target(self, seq: int) -> Target | None:
-        event = self.events[seq - 1] if 1 <= seq <= self.head else None
+        event = self.at(seq)
         if not isinstance(event, Message):
             return None
         tallies = {emoji: len(who) for emoji, who in self.reactions.get(seq, {}).items()}
@@ -261,7 +304,7 @@ class MemoryRepository:
                 name: RoomState(
                     log.room.epoch,
                     log.room.kind,
-                    1,
+                    log.first,
                     log.head,
                     log.messages(log.head),
                     log.room.slow_mode,
@@ -319,7 +362,9 @@ class MemoryRepository:
 
     def _holds(self, draft: Draft, seq: int) -> bool:
         log = self._logs.get(draft.room.name)
-        return log is not None and seq <= log.head and log.drafts[seq - 1] == draft.id
+        if log is None or not log.first <= seq <= log.head:
+            return False
+        return log.drafts[seq - log.first] == draft.id
 
     def add_room(self, room: Room) -> bool:
         with self._lock:
@@ -341,14 +386,14 @@ class MemoryRepository:
     def head(self, room: str, tail: int) -> tuple[int, int, Sequence[Durable]]:
         with self._lock:
             log = self._logs[room]
-            return 1, log.head, log.events[max(0, log.head - tail) :]
+            return log.first, log.head, log.between(log.head - tail, log.head + 1)
 
     def foreign_heads(self, rooms: Sequence[str]) -> Mapping[str, int] | None:
         return None
 
     def read(self, room: str, after: int, upto: int, limit: int) -> Sequence[Durable]:
         with self._lock:
-            return self._logs[room].events[after : min(upto, after + limit)]
+            return self._logs[room].between(after, upto + 1)[:limit]
 
     def messages(
         self,
@@ -363,7 +408,7 @@ class MemoryRepository:
     ) -> Sequence[Message | Edit]:
         with self._lock:
             log = self._logs[room]
-            window = log.events[after : max(before - 1, 0)]
+            window = log.between(after, before)
             found = [event for event in window if isinstance(event, Message)]
             found = found[max(0, len(found) - limit) :] if newest else found[:limit]
             pairs = [log.as_it_is(message, upto, reader) for message in found]
@@ -375,7 +420,7 @@ class MemoryRepository:
     ) -> Sequence[Durable]:
         types = tuple(DURABLE[kind] for kind in kinds)
         with self._lock:
-            window = self._logs[room].events[after : max(before - 1, 0)]
+            window = self._logs[room].between(after, before)
             found = [event for event in window if isinstance(event, types)]
             return found[max(0, len(found) - limit) :] if newest else found[:limit]
 
@@ -404,6 +449,19 @@ class MemoryRepository:
 
     def purge(self) -> bool:
         return False
+
+    def due(self, now: datetime, limit: int) -> tuple[str, int] | None:
+        with self._lock:
+            for name, log in self._logs.items():
+                if log.room.retention_days and (old := log.old(now)[:limit]):
+                    return name, old[-1].seq + 1
+            return None
+
+    def expire(self, room: str, first: int) -> None:
+        with self._lock:
+            log = self._logs[room]
+            if log.first < first:
+                log.expire(first)
 
     # Who is in which room.
 
@@ -437,7 +495,14 @@ class MemoryRepository:
             unread = max(0, log.messages(head) - standing.read_messages)
             mentions = log.count_mentions(username, standing.read, head)
             return Membership(
-                log.room, standing.role, log.room.epoch, 1, head, standing.read, unread, mentions
+                log.room,
+                standing.role,
+                log.room.epoch,
+                log.first,
+                head,
+                standing.read,
+                unread,
+                mentions,
             )
 
     def memberships(self, username: str) -> Sequence[Membership]:
@@ -612,9 +677,9 @@ class MemoryRepository:
             found: list[Durable] = []
             for place in range(after, len(self._stored)):
                 room, seq = self._stored[place]
-                event = self._logs[room].events[seq - 1]
+                event = self._logs[room].at(seq)
                 about = event.username if isinstance(event, Member) else None
-                if username in (event.sender, about):
+                if event is not None and username in (event.sender, about):
                     found.append(event)
                 if len(found) == limit:
                     return found, place + 1
@@ -623,8 +688,9 @@ class MemoryRepository:
     def redact(self, events: Sequence[Durable]) -> None:
         with self._lock:
             for event in events:
-                log = self._logs[event.room].events
-                log[event.seq - 1] = redacted(log[event.seq - 1])
+                log = self._logs[event.room]
+                if event.seq >= log.first:
+                    log.put(redacted(log.events[event.seq - log.first]))
 
     def reports_of(self, username: str) -> Sequence[tuple[str, ReportItem]]:
         with self._lock:

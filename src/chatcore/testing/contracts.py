@@ -39,6 +39,7 @@ from chatcore.testing.drafts import (
 )
 from chatcore.testing.messages import MESSAGES
 from chatcore.testing.moderation import MODERATION
+from chatcore.testing.retention import RETENTION
 from chatcore.testing.searching import SEARCHING
 
 
@@ -196,6 +197,7 @@ def check_repository(make: Callable[[], Repository]) -> None:
         *MESSAGES,
         *MODERATION,
         *SEARCHING,
+        *RETENTION,
         _outcomes_can_be_looked_up,
     ):
         repository = make()

@@ -45,7 +45,8 @@ def react(
     **more: Any,
 ) -> Draft:
     body = {"target": target, "emoji": emoji, "action": "add" if adds else "remove"}
-    return Draft(room=room, sender=sender, kind="reaction", body=body, timestamp=NOW, **more)
+    at = more.pop("timestamp", NOW)
+    return Draft(room=room, sender=sender, kind="reaction", body=body, timestamp=at, **more)
 
 
 def delete(sender: str, target: int, room: Room = LOBBY, **more: Any) -> Draft:

@@ -31,9 +31,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 WRITES = frozenset(
-    "append index purge add_room mark_read report add_user set_password set_profile disable"
-    " enable add_token remove_token remove_tokens close_account account_closed redact"
-    " redact_reports lift_restraints forget_txns".split()
+    "append index purge expire add_room mark_read report add_user set_password set_profile"
+    " disable enable add_token remove_token remove_tokens close_account account_closed"
+    " redact redact_reports lift_restraints forget_txns".split()
 )
 """The methods that a full disk refuses."""
 
@@ -241,6 +241,12 @@ class FaultyRepository:
 
     def purge(self) -> bool:
         return self._do(self.inside.purge)
+
+    def due(self, now: datetime, limit: int) -> tuple[str, int] | None:
+        return self._do(self.inside.due, now, limit)
+
+    def expire(self, room: str, first: int) -> None:
+        self._do(self.inside.expire, room, first)
 
     def rooms(self, username: str, after: str, limit: int) -> Sequence[Listed]:
         return self._do(self.inside.rooms, username, after, limit)

@@ -108,6 +108,7 @@ def _words(connection: sa.Connection) -> Iterator[str]:
     found = connection.exec_driver_sql(
         "SELECT name FROM rooms WHERE kind NOT IN ('public', 'private', 'direct')"
         " OR typeof(slow_mode) <> 'integer' OR archived NOT IN (0, 1)"
+        " OR typeof(retention_days) <> 'integer'"
     )
     for (name,) in found:
         yield f"the room {name!r} is of no kind that there is"

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 import orjson
 import sqlalchemy as sa
+from attrs import asdict
 
 from chatcore.errors import OutcomeUnknown
 from chatcore.events import (
@@ -30,6 +31,7 @@ from chatcore.events import (
 )
 from chatcore.folding import ERASED
 from chatcore.model import (
+    CHANGEABLE,
     Account,
     Closing,
     Draft,
@@ -43,9 +45,9 @@ from chatcore.names import skeleton
 from chatcore.ports import Outcome
 from chatcore.repository.ledger import Ledger, RoomState, Standing, Target, Txn, touched
 from chatcore.repository.sql.dialect import Connection, Dialect
+from chatcore.repository.sql.retention import Retention
 from chatcore.repository.sql.rows import as_it_is, events_of, milliseconds, moment
 from chatcore.repository.sql.rows import given as _given
-from chatcore.repository.sql.searching import Searching
 from chatcore.repository.sql.statements import Statements
 
 _Given: TypeAlias = dict[str, list[Any]]
@@ -55,7 +57,7 @@ WINDOW = 20_000
 """Events that are looked at, at most, to find some that one user sent: there is no index."""
 
 
-class SqlRepository(Searching):
+class SqlRepository(Retention):
     """All of a Repository but its life: a dialect's own class opens, claims and closes it."""
 
     def __init__(self, dialect: Dialect) -> None:
@@ -141,7 +143,7 @@ class SqlRepository(Searching):
                 connection.execute(sql.set_restraints, _given(restrained))
             if ledger.updates:
                 updated = [
-                    [room_ids[room], *map(fields.get, ("title", "topic", "slow_mode", "archived"))]
+                    [room_ids[room], *map(fields.get, CHANGEABLE)]
                     for room, fields in ledger.updates.items()
                 ]
                 connection.execute(sql.update_rooms, _given(updated))
@@ -360,10 +362,7 @@ class SqlRepository(Searching):
         page = {"username": username, "after": after, "limit": limit}
         with self._dialect.reading() as connection:
             found = connection.taken(self._sql.rooms, page)
-        return [
-            Listed(name, kind, title, topic, epoch, slow_mode, bool(archived), role)
-            for name, kind, title, topic, epoch, slow_mode, archived, role in sorted(found)
-        ]
+        return [Listed(**asdict(_room(described)), role=role) for *described, role in sorted(found)]
 
     def place(self, room: str, username: str) -> tuple[str | None, Restraint | None]:
         with self._dialect.reading() as connection:
@@ -622,8 +621,8 @@ def _target(row: Sequence[Any]) -> Target:
 
 
 def _room(row: Sequence[Any]) -> Room:
-    name, kind, title, topic, epoch, slow_mode, archived = row
-    return Room(name, kind, title, topic, epoch, slow_mode, bool(archived))
+    name, kind, title, topic, epoch, slow_mode, archived, retention_days = row
+    return Room(name, kind, title, topic, epoch, slow_mode, bool(archived), retention_days)
 
 
 def _restraint(row: Sequence[Any]) -> Restraint:

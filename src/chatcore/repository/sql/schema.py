@@ -61,6 +61,8 @@ rooms = sa.Table(
     sa.Column("messages", sa.BigInteger, nullable=False),
     sa.Column("slow_mode", sa.Integer, nullable=False, server_default="0"),
     sa.Column("archived", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("retention_days", sa.Integer, nullable=False, server_default="0"),
+    sa.Index("ix_rooms_retention", "retention_days", sqlite_where=sa.text("retention_days > 0")),
 )
 
 events = sa.Table(

@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from chatcore.model import INVITED
+from chatcore.model import CHANGEABLE, INVITED
 from chatcore.repository.sql.dialect import Dialect
 from chatcore.repository.sql.schema import (
     events,
@@ -24,6 +24,8 @@ from chatcore.repository.sql.schema import (
 )
 
 param = sa.bindparam
+
+_DAY = 86_400_000
 
 _ROOM_ID = sa.select(rooms.c.id).where(rooms.c.name == param("room")).scalar_subquery()
 _USER_ID = sa.select(users.c.id).where(users.c.username == param("username")).scalar_subquery()
@@ -43,6 +45,7 @@ class Statements:
         self._build_writing(dialect)
         self._build_pages(dialect)
         self._build_searching(dialect)
+        self._build_retention()
         self._build_rooms(dialect)
         self._build_reports(dialect)
         self._build_accounts(dialect)
@@ -258,15 +261,10 @@ class Statements:
         self.remove_members = _delete(members, given("room_id", "user_id"))
         row = given("room_id", "user_id", "banned", "muted", "spoke", "reader")
         self.set_restraints = dialect.upsert(restraints, sa.select(*row.c))
-        row = given("id", "title", "topic", "slow_mode", "archived")
+        row = given("id", *CHANGEABLE)
         self.update_rooms = (
             sa.update(rooms)
-            .values(
-                {
-                    name: sa.func.coalesce(row.c[name], rooms.c[name])
-                    for name in ("title", "topic", "slow_mode", "archived")
-                }
-            )
+            .values({name: sa.func.coalesce(row.c[name], rooms.c[name]) for name in CHANGEABLE})
             .where(rooms.c.id == row.c.id)
         )
         row = given("id")
@@ -366,6 +364,66 @@ class Statements:
         )
         self.found = taken(as_they_are(dialect, found, _USER_ID, "id", "name", "head"))
 
+    def _build_retention(self) -> None:
+        """What rooms keep no longer, and letting go of it."""
+        limit = param("limit", type_=sa.BigInteger)
+        # No further than the first that is not old enough, whatever is after it: a clock
+        # may have been set back.
+        young = (
+            sa.select(events.c.seq)
+            .where(
+                events.c.room_id == rooms.c.id,
+                events.c.seq >= rooms.c.first,
+                events.c.seq < rooms.c.first + limit,
+                events.c.timestamp
+                >= param("now", type_=sa.BigInteger) - rooms.c.retention_days * _DAY,
+            )
+            .order_by(events.c.seq)
+            .limit(1)
+            .scalar_subquery()
+        )
+        end = sa.case(
+            (rooms.c.head < rooms.c.first + limit, rooms.c.head + 1), else_=rooms.c.first + limit
+        )
+        room = (
+            sa.select(rooms.c.name, rooms.c.first, sa.func.coalesce(young, end).label("kept"))
+            .where(sa.text("rooms.retention_days > 0"))  # as the index of these rooms has it
+            .subquery("room")
+        )
+        self.due = sa.select(room).where(room.c.kept > room.c.first).limit(1)
+        self.span = sa.select(rooms.c.id, rooms.c.first).where(rooms.c.name == param("room"))
+        whose: sa.BindParameter[int] = param("whose")
+        last: sa.BindParameter[int] = param("last")
+        counted = sa.select(events.c.messages).where(
+            events.c.room_id == whose, events.c.seq == last
+        )
+        # What nobody can read any more is not unread.
+        self.read_on = (
+            sa.update(members)
+            .values(read=last, read_messages=counted.scalar_subquery())
+            .where(members.c.room_id == whose, members.c.read < last)
+        )
+        # And with the messages, by their foreign keys, what stands beside them.
+        self.remove_events = sa.delete(events).where(
+            events.c.room_id == whose, events.c.seq <= last
+        )
+        # Whoever is forgotten later has their messages looked for, and these are gone.
+        self.redact_gone = (
+            sa.update(reports)
+            .values(reason="")
+            .where(
+                reports.c.room_id == whose,
+                reports.c.seq >= param("lowest"),
+                reports.c.seq <= last,
+            )
+        )
+        self.set_first = (
+            sa.update(rooms).values(first=param("kept")).where(rooms.c.id == param("whose"))
+        )
+        # The highest id may be gone, and is then given once more.
+        newest = sa.select(sa.func.coalesce(sa.func.max(events.c.id), 0)).scalar_subquery()
+        self.reindex = sa.update(indexing).values(upto=newest).where(indexing.c.upto > newest)
+
     def _build_rooms(self, dialect: Dialect) -> None:
         """Rooms and who is in them."""
         given, taken = dialect.given, dialect.taken
@@ -377,6 +435,7 @@ class Statements:
             rooms.c.epoch,
             rooms.c.slow_mode,
             rooms.c.archived,
+            rooms.c.retention_days,
         )
         self.room = sa.select(*described).where(rooms.c.name == param("name"))
         mine = sa.and_(members.c.room_id == rooms.c.id, members.c.user_id == _USER_ID)

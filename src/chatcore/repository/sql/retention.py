@@ -1,0 +1,32 @@
+"""Letting go of what a room keeps no longer: the beginning of its log, a batch at a time."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from chatcore.repository.sql.rows import milliseconds
+from chatcore.repository.sql.searching import Searching
+
+
+class Retention(Searching):
+    """A repository's part in it."""
+
+    def due(self, now: datetime, limit: int) -> tuple[str, int] | None:
+        with self._dialect.reading() as connection:
+            row = connection.row(self._sql.due, {"now": milliseconds(now), "limit": limit})
+        return None if row is None else (row[0], row[2])
+
+    def expire(self, room: str, first: int) -> None:
+        sql = self._sql
+        with self._dialect.writing() as connection:
+            room_id, lowest = connection.row(sql.span, {"room": room})
+            if lowest >= first:
+                return
+            gone = {"whose": room_id, "lowest": lowest, "last": first - 1}
+            connection.execute(sql.read_on, gone)
+            self._unlearn(connection, [[room_id, lowest, first - 1]])
+            connection.execute(sql.redact_gone, gone)
+            connection.execute(sql.remove_events, gone)
+            connection.execute(sql.set_first, {"whose": room_id, "kept": first})
+            connection.execute(sql.reindex)
+            connection.commit()

@@ -119,9 +119,9 @@ class Pages:
         find = partial(self._find, feed, head, reader, asked.types or ("message",))
         # One more than is wanted tells whether there are more.
         if asked.around is not None:
-            older, newer = limit // 2, limit - limit // 2
-            before = await find(0, asked.around, older + 1, newest=True)
-            after = await find(asked.around - 1, head + 1, newer + 1, newest=False)
+            older, newer, middle = limit // 2, limit - limit // 2, min(asked.around, head + 1)
+            before = await find(0, middle, older + 1, newest=True)
+            after = await find(middle - 1, head + 1, newer + 1, newest=False)
             page = [*before[max(0, len(before) - older) :], *after[:newer]]
             complete = len(before) <= older and len(after) <= newer
         elif asked.after is not None:

@@ -8,7 +8,7 @@ import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -91,13 +91,21 @@ def populate(path: Path, rooms: Mapping[str, Sequence[str]], messages: int = 0) 
             say(repository, room, members, messages)
 
 
-def say(repository: SqliteRepository, room: Room, members: Sequence[str], messages: int) -> None:
+def say(
+    repository: SqliteRepository,
+    room: Room,
+    members: Sequence[str],
+    messages: int,
+    text: Callable[[int], str] = lambda _: CONTENT,
+) -> None:
     """Store messages of these members, who take turns, a great many in each commit."""
-    draft = partial(Draft, room=room, kind="message", body={"content": CONTENT}, timestamp=utcnow())
+    draft = partial(Draft, room=room, kind="message", timestamp=utcnow())
     turns, most = itertools.cycle(members), 5_000
     for start in range(0, messages, most):
-        senders = itertools.islice(turns, min(most, messages - start))
-        repository.append([draft(sender=sender) for sender in senders])
+        numbers = range(start, min(start + most, messages))
+        repository.append(
+            [draft(sender=next(turns), body={"content": text(number)}) for number in numbers]
+        )
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from attrs import define, field
 from hypothesis import note
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from chatcore import Message, feed, fold
+from chatcore import Message, chat, feed, fold, upkeep
 from chatcore.chat import Chat
 from chatcore.codec import JsonLines
 from chatcore.commands import LOGGED
@@ -43,6 +43,9 @@ WHOM = st.sampled_from(USERS)
 TXN = st.none() | st.sampled_from("xyz")
 EMOJI = st.sampled_from("\u2615\u2764\u2705")
 RANKS = ("reader", "member", "moderator", "owner")
+UNCHANGED: Mapping[str, Any] = {"slow_mode": 0, "archived": False, "retention_days": 0}
+"""What is to be said of a room at first."""
+DAY = 86_400
 WIRE = JsonLines(Limits())
 
 
@@ -66,6 +69,7 @@ class Happened:
     """What else it tells: whose membership, what of the room, or what beside a text."""
     mentions: tuple[str, ...] = ()
     """The members whom its text mentioned as it was stored."""
+    at: float = 0
 
     @property
     def kind(self) -> str:
@@ -103,7 +107,8 @@ class Here:
 
     kind: str
     log: list[Happened] = field(factory=list)
-    """What happened, in seq order."""
+    """What happened, in seq order, and what the room has let go of, too."""
+    first: int = 1
     roles: dict[str, str] = field(factory=dict)
     """Of each member; `invited` of who is."""
     banned: dict[str, float] = field(factory=dict)
@@ -112,7 +117,7 @@ class Here:
     readers: set[str] = field(factory=set)
     """Who was made one, and stays it."""
     spoke: dict[str, float] = field(factory=dict)
-    fields: dict[str, Any] = field(factory=lambda: {"slow_mode": 0, "archived": False})
+    fields: dict[str, Any] = field(factory=lambda: {**UNCHANGED})
     reports: list[tuple[int, str, str]] = field(factory=list)
     reactions: dict[tuple[int, str, str], int] = field(factory=dict)
     """Of each message, emoji and user, what has put it there."""
@@ -125,6 +130,8 @@ class Here:
         """Return each message as it is now, as somebody sees it."""
         found: list[Folded] = []
         for seq, each in enumerate(self.log, 1):
+            if seq < self.first:
+                continue
             if each.word == "message" and each.by:
                 found.append((seq, "", False, True, None, [], []))
             elif each.word == "message":
@@ -196,7 +203,7 @@ class Here:
                 return "" if self.is_there(what.target) else "not_found"
             case "edit" | "delete":
                 return self._judge_target(what, role)
-            case "room" if "archived" in what.fields:
+            case "room" if {"archived", "retention_days"} & what.fields.keys():
                 return "" if role == "owner" else "forbidden"
         if role not in ("owner", "moderator"):
             return "forbidden"
@@ -206,12 +213,16 @@ class Here:
         """Say whether this is a message that was not deleted; None is none, and good."""
         if seq is None:
             return True
-        message = self.log[seq - 1] if 1 <= seq <= len(self.log) else None
-        return message is not None and message.word == "message" and not message.by
+        message = self._message(seq)
+        return message is not None and not message.by
+
+    def _message(self, seq: int) -> Happened | None:
+        event = self.log[seq - 1] if self.first <= seq <= len(self.log) else None
+        return event if event is not None and event.word == "message" else None
 
     def _judge_target(self, what: Happened, role: str) -> str:
-        message = self.log[what.target - 1] if 1 <= what.target <= len(self.log) else None
-        if message is None or message.word != "message":
+        message = self._message(what.target)
+        if message is None:
             return "not_found"
         keeps_order = role in ("owner", "moderator") and what.word == "delete"
         if message.who != what.who and not keeps_order:
@@ -248,7 +259,7 @@ class Here:
     # What it then does.
 
     def happen(self, what: Happened, now: float, until: float = inf) -> int:
-        what.mentions = self.mentioned(what.text)
+        what.mentions, what.at = self.mentioned(what.text), now
         self.log.append(what)
         seq = len(self.log)
         other = what.fields.get("username", "")
@@ -289,6 +300,21 @@ class Here:
             case "unmute":
                 del self.muted[other]
         return seq
+
+    def let_go(self, now: float) -> None:
+        """Forget what is too old, up to what is not; who had not read it needs to no more."""
+        days = self.fields["retention_days"]
+        while days and self.first <= len(self.log):
+            if now - self.log[self.first - 1].at <= days * DAY:
+                break
+            self.first += 1
+        for user, read in self.read.items():
+            self.read[user] = max(read, self.first - 1)
+        for key in [key for key in self.reactions if key[0] < self.first]:
+            del self.reactions[key]
+        self.reports = [
+            (seq, user, reason if seq >= self.first else "") for seq, user, reason in self.reports
+        ]
 
 
 @define
@@ -401,7 +427,7 @@ class Machine(RuleBasedStateMachine):
             self.run(self.compare_at_rest())
             self.run(self.stack.aclose())
         finally:
-            feed.OPENING, feed.TAIL = self.memory
+            feed.OPENING, feed.TAIL, upkeep.UPKEEP_SECONDS, chat.EXPIRED = self.before
             self.loop.close()
             self.directory.cleanup()
 
@@ -411,12 +437,14 @@ class Machine(RuleBasedStateMachine):
 
     async def _start(self) -> None:
         # Little in memory, so that most of what somebody missed is read from the log.
-        self.memory = (feed.OPENING, feed.TAIL)
+        self.before = (feed.OPENING, feed.TAIL, upkeep.UPKEEP_SECONDS, chat.EXPIRED)
         feed.OPENING, feed.TAIL = 4, 10
+        # Rooms let go of what is old when the machine says so.
+        upkeep.UPKEEP_SECONDS, chat.EXPIRED = 3_600.0, 3
         repository = type(self).make(Path(self.directory.name) / "chat.db")
         limits = Limits(messages=None, attempts=None, buffer_bytes=2_000, history=7)
         self.chat = await self.stack.enter_async_context(
-            Chat(repository, limits=limits, bcrypt_cost=4, clock=self.clock)
+            Chat(repository, limits=limits, bcrypt_cost=4, token_days=9_999, clock=self.clock)
         )
         everybody = (*USERS, WITNESS)
         for user in everybody:
@@ -589,10 +617,11 @@ class Machine(RuleBasedStateMachine):
         self.epochs[room] = reply["epoch"]
         assert reply["head"] == len(here.log)
         assert reply["role"] == here.roles[peer.user]
+        since = since if since is not None and int(str(since["seq"])) >= here.first - 1 else None
         assert reply["recovered"] == (since is not None)
+        assert reply["first"] == here.first
         assert {**here.fields} == {
-            "slow_mode": 0,
-            "archived": False,
+            **UNCHANGED,
             **{name: reply["room"][name] for name in here.fields if name in reply["room"]},
         }
         peer.talk.events.clear()  # of before; what was on its way then has been compared
@@ -686,6 +715,7 @@ class Machine(RuleBasedStateMachine):
         topic=st.none() | st.text("tT☃", min_size=1),
         slow_mode=st.none() | st.sampled_from([0, 5, 30]),
         archived=st.none() | st.booleans(),
+        retention_days=st.none() | st.sampled_from([0, 1, 3]),
         txn=TXN,
     )
     def update(
@@ -695,10 +725,12 @@ class Machine(RuleBasedStateMachine):
         topic: str | None,
         slow_mode: int | None,
         archived: bool | None,
+        retention_days: int | None,
         txn: str | None,
     ) -> None:
         peer = self.peer(who)
         asked: dict[str, Any] = {"topic": topic, "slow_mode": slow_mode, "archived": archived}
+        asked["retention_days"] = retention_days
         fields = {name: value for name, value in asked.items() if value is not None}
         if not fields:
             fields = {"topic": "none"}
@@ -718,6 +750,25 @@ class Machine(RuleBasedStateMachine):
         assert answer.get("error", {}).get("code", "") == code
         if not code and (seq, peer.user) not in [each[:2] for each in here.reports]:
             here.reports.append((seq, peer.user, f"{peer.user} says"))
+
+    @rule(room=st.sampled_from([*ROOMS]), days=st.integers(1, 2))
+    def keep(self, room: str, days: int) -> None:
+        """Have an owner say it, so that rooms do let go of something."""
+        owners = [each for each, rank in self.model.rooms[room].roles.items() if rank == "owner"]
+        peer = next((each for each in self.peers if each.user in owners), None)
+        if peer is not None:
+            fields: dict[str, Any] = {"retention_days": days}
+            self.ask(peer, "update", room, Happened(peer.user, "room", fields=fields), **fields)
+
+    @rule(hours=st.integers(1, 30))
+    def let_go(self, hours: int) -> None:
+        """Time passes, and rooms let go of what they keep no longer; the listeners are live."""
+        self.run(self.compare_at_rest())
+        self.wait(hours * 3_600)
+        while self.run(self.chat._expire()):  # noqa: SLF001 - which the chat does once a second
+            pass
+        for here in self.model.rooms.values():
+            here.let_go(self.model.now)
 
     @rule(seconds=st.integers(1, 60))
     def wait(self, seconds: int) -> None:
@@ -773,6 +824,7 @@ class Machine(RuleBasedStateMachine):
         shown = min(limit, 7)
         assert folded(page["messages"]) == expected[-shown:]
         assert page["complete"] == (len(expected) <= shown)
+        assert page["first"] == here.first
         self.run(self.read_up(peer))
         self.compare_page(peer, room, page["messages"])
 
@@ -796,9 +848,8 @@ class Machine(RuleBasedStateMachine):
         assert page.get("error", {}).get("code", "") == code
         if code or here is None:
             return
-        seqs = [
-            seq for seq, each in enumerate(here.log, 1) if each.kind in kinds and seq > (after or 0)
-        ]
+        edge = max(here.first - 1, after or 0)
+        seqs = [seq for seq, each in enumerate(here.log, 1) if each.kind in kinds and seq > edge]
         told = sorted(each["seq"] for each in [*page["messages"], *page.get("events", [])])
         assert told == (seqs[-7:] if after is None else seqs[:7])
         for event in page.get("events", []):
@@ -931,8 +982,8 @@ class Machine(RuleBasedStateMachine):
             return
         for room, here in self.model.rooms.items():
             first, head, events = self.chat._repository.head(room, 1_000)  # noqa: SLF001
-            assert (first, head) == (1, len(here.log))
-            assert [event.seq for event in events] == [*range(1, len(here.log) + 1)]
+            assert (first, head) == (here.first, len(here.log))
+            assert [event.seq for event in events] == [*range(first, head + 1)]
 
     @invariant()
     def what_is_unread_is_what_came_after_what_was_read(self) -> None:

@@ -419,9 +419,7 @@ class Chat(Accounts, Moderation):
 
         Raises NotFound, NotMember, Unavailable, and Conflict for a room's only owner.
         """
-        answer: _Answer[DurableReply] = _Answer()
-        await self.submit(user, commands.Leave(room), answer.settle)
-        await answer.wait()
+        await self.settle(user, commands.Leave(room))
 
     # Messages.
 
@@ -490,11 +488,18 @@ class Chat(Accounts, Moderation):
         return await self._settle(user, commands.Unreact(room, seq, emoji, txn_id), UnreactReply)
 
     async def _settle(self, user: User, command: commands.Durable, expected: type[A]) -> A:
-        answer: _Answer[DurableReply] = _Answer()
-        await self.submit(user, command, answer.settle)
-        reply = await answer.wait()
+        reply = await self.settle(user, command)
         assert isinstance(reply, expected)
         return reply
+
+    async def settle(self, user: User, command: commands.Durable) -> DurableReply:
+        """Hand a durable command to the log, and return its reply once it is durable.
+
+        Raises as the method of that name does.
+        """
+        answer: _Answer[DurableReply] = _Answer()
+        await self.submit(user, command, answer.settle)
+        return await answer.wait()
 
     async def submit(self, user: User, command: commands.Durable, done: Done) -> None:
         """Hand a durable command to the log, and return without waiting for its commit.

@@ -367,12 +367,11 @@ Rated: TypeAlias = Send | Edit | React
 Durable: TypeAlias = Send | Edit | Delete | React | Unreact | Leave | Upon | Update
 """Become an event of the room's log, in the order they came, without waiting for one another."""
 
-Immediate: TypeAlias = (
-    Register
-    | Login
-    | Logout
-    | Password
-    | Profile
+Bound: TypeAlias = Register | Login | Logout | Password | Ping
+"""Of a connection: who is there, and by what."""
+
+Plain: TypeAlias = (
+    Profile
     | Rooms
     | Create
     | Direct
@@ -385,8 +384,10 @@ Immediate: TypeAlias = (
     | MarkRead
     | Report
     | Reports
-    | Ping
 )
+"""Of a user, through whatever door they come."""
+
+Immediate: TypeAlias = Bound | Plain
 """Answered one at a time, after all that came before them."""
 
 Command: TypeAlias = Durable | Immediate

@@ -7,12 +7,12 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 from types import TracebackType
-from typing import assert_never
 
 from attrs import define
 
 from chatcore import auth, commands, events
 from chatcore.accounts import Token
+from chatcore.answering import answer
 from chatcore.chat import Chat
 from chatcore.codec import COMMANDS, PROTOCOL
 from chatcore.commands import Request
@@ -283,50 +283,8 @@ class _Connection:
                     actor(), old, new, end_others=end_others, token=self._token
                 )
                 return events.PasswordReply()
-            case commands.Profile(display_name):
-                return events.ProfileReply(
-                    await chat.change_profile(actor(), display_name=display_name)
-                )
-            case commands.Rooms(after, limit):
-                return await chat.rooms(actor(), after=after, limit=limit)
-            case commands.Create(room, kind, title, topic):
-                return events.CreateReply(
-                    await chat.create(actor(), room, kind=kind, title=title, topic=topic)
-                )
-            case commands.Direct(username):
-                return events.DirectReply(await chat.direct(actor(), username))
-            case commands.Join(room, since, history):
-                return await chat.join(
-                    actor(), room, since=since, history=history, listener=self._listener
-                )
-            case commands.History(room, before, after, around, limit, types):
-                return await chat.history(
-                    actor(),
-                    room,
-                    before=before,
-                    after=after,
-                    around=around,
-                    limit=limit,
-                    types=types,
-                )
-            case commands.MarkRead(room, seq):
-                return await chat.mark_read(actor(), room, seq)
-            case commands.Search(query, room, cursor, limit):
-                return await chat.search(actor(), query, room=room, cursor=cursor, limit=limit)
-            case commands.Report(room, seq, reason):
-                await chat.report(actor(), room, seq, reason)
-                return events.ReportReply()
-            case commands.Reports(room, after, limit):
-                return await chat.reports(actor(), room, after=after, limit=limit)
-            case commands.Who(room):
-                return await chat.who(actor(), room)
-            case commands.Typing(room):
-                await chat.typing(actor(), room)
-                return events.TypingReply()
-            case commands.Members(room, after, limit):
-                return await chat.members(actor(), room, after=after, limit=limit)
             case _:
-                assert_never(command)
+                return await answer(chat, actor(), command, self._listener)
 
     async def _log_in(self, command: commands.Login) -> tuple[User, Token]:
         if command.token is not None:

@@ -25,6 +25,7 @@ from attrs import NOTHING, fields_dict, frozen
 from click.core import ParameterSource
 
 import chatcore
+from chat_transports.endpoints import ENDPOINTS
 from chat_transports.server import cli
 from chatcore import errors, policy, testing
 from chatcore.chat import Chat
@@ -57,7 +58,7 @@ from tests.capture import CAPTURE, play, without_times
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
 PROTOCOL, SERVER, API = "reference/protocol.md", "guide/server.md", "reference/api.md"
-ROLES = "reference/roles.md"
+HTTP, ROLES = "reference/http.md", "reference/roles.md"
 PASSWORD = "correct horse"
 
 
@@ -133,6 +134,27 @@ def table(text: str) -> list[list[str]]:
 
 def headings(text: str) -> list[str]:
     return re.findall(r"^### `(\w+)`$", text, re.MULTILINE)
+
+
+# HTTP.
+
+
+def test_the_page_of_http_has_every_endpoint_and_its_fields() -> None:
+    listed = {
+        plain(endpoint): (re.findall(r"\[`(\w+)`\]", command), set(re.findall(r"`(\w+)`", fields)))
+        for endpoint, command, fields in table(part(HTTP, "## Commands"))
+    }
+    there = {
+        f"{method} {path}": (
+            [endpoint.word],
+            fields_dict(endpoint.command).keys() - {*re.findall(r"{(\w+)}", path)},
+        )
+        for path, methods in ENDPOINTS.items()
+        for method, endpoint in methods.items()
+    }
+    assert {
+        name: (word, fields - {"duplicate"}) for name, (word, fields) in listed.items()
+    } == there
 
 
 # The site.

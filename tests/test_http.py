@@ -13,7 +13,7 @@ import signal
 import sqlite3
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import aiohttp
 import pytest
@@ -21,8 +21,9 @@ from starlette.applications import Starlette
 from starlette.routing import Mount, Route
 
 from chat_transports import http, websocket
+from chat_transports.endpoints import ENDPOINTS
 from chatcore import Chat, Limits, MemoryRepository, Rate, User
-from chatcore.commands import Send
+from chatcore.commands import Bound, Command, Send
 from chatcore.errors import ChatError, Muted
 from chatcore.model import Credentials
 from chatcore.testing import FaultyRepository, Refusal, eventually, failing
@@ -76,19 +77,27 @@ class Client:
     async def post(self, path: str, json: Any = None, **options: Any) -> Answer:
         return await self.ask("POST", path, json=json, **options)
 
+    def another(self) -> Client:
+        """Return somebody else at the same door."""
+        return Client(self._session, self._root)
+
     async def log_in(self, **account: str) -> None:
         self.token = (await self.post("/login", account)).json["token"]
 
     async def _check(self, method: str, path: str, answer: Answer) -> None:
         async with self._session.get(f"{self._root}/openapi.json") as response:
             document = await response.json()
-        path = re.sub(r"^/rooms/[^/]+/", "/rooms/{room}/", path)
-        operation = document["paths"].get(path, {}).get(method.lower())
+        shown = (each for each in document["paths"] if re.fullmatch(as_pattern(each), path))
+        operation = document["paths"].get(next(shown, path), {}).get(method.lower())
         if operation is not None:
-            shown = operation["responses"][str(answer.status)]
-            check(answer.json, shown["content"]["application/json"]["schema"], document)
+            response = operation["responses"][str(answer.status)]
+            check(answer.json, response["content"]["application/json"]["schema"], document)
         else:
             assert answer.status in (404, 405)
+
+
+def as_pattern(path: str) -> str:
+    return re.sub(r"{\w+}", "[^/]+", path)
 
 
 def check(value: Any, schema: Mapping[str, Any], document: Mapping[str, Any]) -> None:
@@ -184,7 +193,7 @@ async def test_what_is_no_request_of_ours_is_answered_in_json() -> None:
             assert wrong.told == (405, False, "Method not allowed")
             assert wrong.headers["Allow"] == "POST"
         assert (await asking.ask("DELETE", "/rooms")).code == (405, "invalid")
-        for path in ("/login/", "/rooms/a/b/messages", "/rooms/lobby"):
+        for path in ("/login/", "/rooms/a/b/messages", "/rooms/lobby/tea"):
             assert (await asking.get(path)).code == (404, "not_found")
         form = {"Content-Type": "application/x-www-form-urlencoded"}
         assert (await asking.post("/login", data=b"username=a", headers=form)).told == (
@@ -392,34 +401,38 @@ async def test_rooms_and_messages() -> None:
 async def test_searching() -> None:
     chat = memory_chat(messages=None)
     async with door(chat) as asking:
-        assert (await asking.get("/search?q=tea")).code == (401, "unauthenticated")
+        assert (await asking.get("/search?query=tea")).code == (401, "unauthenticated")
         await asking.post("/register", ADA)
         await asking.log_in(**ADA)
         await chat.join(User("ada", "ada"), "lobby")
         for text in ("one", "two", "three"):
             assert (await asking.post("/rooms/lobby/messages", {"content": text})).status == 201
-        for query, seqs in (("q=TWO+from:ada", [3]), ("q=four", []), ("q=in:lobby", [4, 3, 2])):
+        for query, seqs in (
+            ("query=TWO+from:ada", [3]),
+            ("query=four", []),
+            ("query=in:lobby", [4, 3, 2]),
+        ):
             page = (await asking.get(f"/search?{query}&room=%23lobby")).json
             assert [(each["seq"], each["head"]) for each in page["messages"]] == [
                 (seq, 4) for seq in seqs
             ]
             assert "next" not in page
-        first = (await asking.get("/search?q=from:ada&limit=1")).json
-        rest = (await asking.get(f"/search?q=from:ada&cursor={first['next']}")).json
+        first = (await asking.get("/search?query=from:ada&limit=1")).json
+        rest = (await asking.get(f"/search?query=from:ada&cursor={first['next']}")).json
         found = [*first["messages"], *rest["messages"]]
         assert [each["content"] for each in found] == ["three", "two", "one"]
         document = (await asking.get("/openapi.json")).json
-        check(first, document["components"]["schemas"]["Found"], document)
+        check(first, document["components"]["schemas"]["SearchReply"], document)
         for wrong in (
             "",
-            "?q=",
-            "?q=%22tea",
-            "?q=tea&limit=0",
-            "?q=tea&query=tea",
-            "?q=tea&more=1",
+            "?query=",
+            "?query=%22tea",
+            "?query=tea&limit=0",
+            "?query=tea&q=tea",
+            "?query=tea&more=1",
         ):
             assert (await asking.get(f"/search{wrong}")).code == (400, "invalid")
-        assert (await asking.get("/search?q=tea&room=none")).code == (404, "not_found")
+        assert (await asking.get("/search?query=tea&room=none")).code == (404, "not_found")
 
 
 @pytest.mark.parametrize(
@@ -460,6 +473,104 @@ async def test_reading_that_is_refused() -> None:
         assert (await asking.get(f"/rooms/lobby/messages?after={digits}")).code == (400, "invalid")
         assert (await asking.get("/rooms/none/messages")).code == (404, "not_found")
         assert (await asking.get("/rooms/a%2Fb/messages")).status == 404
+
+
+async def test_whatever_one_does_in_a_room_is_done_by_http() -> None:
+    """The paths, and what each says, to the letter; the walk of all roles is elsewhere."""
+    async with door(memory_chat()) as asking:
+        people = {name: asking.another() for name in ("ada", "bob", "cy")}
+        for name, person in people.items():
+            await asking.post("/register", {"username": name, "password": PASSWORD})
+            await person.log_in(username=name, password=PASSWORD)
+        ada, bob, cy = people.values()
+
+        made = await ada.post("/rooms", {"room": "tea", "kind": "private", "topic": "Green"})
+        room = {"name": "tea", "kind": "private", "title": "", "topic": "Green"}
+        assert (made.status, made.json) == (201, {"room": room})
+        assert (await ada.post("/rooms", {"room": "tea"})).code == (409, "conflict")
+        assert (await bob.post("/rooms/tea/join")).code == (404, "not_found")
+
+        # Who comes.
+        invited = await ada.ask("PUT", "/rooms/tea/invitations/bob", json={"txn_id": "t"})
+        assert (invited.status, invited.json["room"], invited.json["seq"]) == (200, "tea", 2)
+        again = await ada.ask("PUT", "/rooms/tea/invitations/bob", json={"txn_id": "t"})
+        assert again.json == {**invited.json, "duplicate": True}
+        joined = await bob.post("/rooms/tea/join", {"history": 10})
+        assert (joined.status, joined.json["role"], joined.json["head"]) == (200, "member", 3)
+        since = {"since": {"epoch": joined.json["epoch"], "seq": 1}}
+        assert (await bob.post("/rooms/tea/join", since)).json["recovered"]
+        members = (await bob.get("/rooms/tea/members?after=ada&limit=1")).json["members"]
+        assert members == [{"username": "bob", "display_name": "bob", "role": "member"}]
+        assert (await bob.get("/rooms/tea/online")).json == {"online": [], "count": 0}
+
+        # What they say.
+        said = (await bob.post("/rooms/tea/messages", {"content": "hi"})).json["seq"]
+        message = f"/rooms/tea/messages/{said}"
+        assert (await bob.post("/rooms/tea/typing")).json == {}
+        assert (await bob.ask("PATCH", message, json={"content": "hey"})).status == 200
+        reaction = f"{message}/reactions/{THUMB}"
+        put = await ada.ask("PUT", reaction)
+        assert (put.status, put.json["seq"]) == (200, 6)
+        assert (await ada.ask("PUT", reaction)).json["duplicate"]
+        assert (await ada.ask("DELETE", reaction)).json["seq"] == 7
+        read = (await ada.ask("PUT", "/rooms/tea/read", json={"seq": said})).json
+        assert read == {"read": said, "unread": 0, "unread_mentions": 0, "head": 7}
+        assert (await ada.post(f"{message}/reports", {"reason": "spam"})).json == {}
+        (report,) = (await ada.get("/rooms/tea/reports?after=0&limit=9")).json["reports"]
+        assert (report["number"], report["seq"], report["reason"]) == (1, said, "spam")
+        deleted = await ada.ask("DELETE", f"{message}?reason=rude&txn_id=d")
+        assert (deleted.status, deleted.json["seq"]) == (200, 8)
+
+        # How order is kept.
+        until = {"until": "2126-11-22T08:00:00Z", "reason": "rude"}
+        assert (await ada.ask("PUT", "/rooms/tea/mutes/bob", json=until)).status == 200
+        muted = await bob.post("/rooms/tea/messages", {"content": "hi"})
+        assert muted.code == (403, "muted")
+        assert (await ada.ask("DELETE", "/rooms/tea/mutes/bob")).status == 200
+        role = {"role": "moderator"}
+        assert (await ada.ask("PATCH", "/rooms/tea/members/bob", json=role)).status == 200
+        assert (await bob.ask("DELETE", "/rooms/tea/members/ada")).code == (403, "forbidden")
+        assert (await ada.ask("DELETE", "/rooms/tea/members/bob?txn_id=k")).status == 200
+        assert (await ada.ask("PUT", "/rooms/tea/bans/bob", json=until)).status == 200
+        assert (await bob.post("/rooms/tea/join")).code == (404, "not_found")
+        assert (await ada.ask("DELETE", "/rooms/tea/bans/bob")).status == 200
+        update = {"title": "Tea", "slow_mode": 5}
+        assert (await ada.ask("PATCH", "/rooms/tea", json=update)).status == 200
+
+        # Parting, and two people alone.
+        assert (await ada.post("/rooms/tea/leave")).code == (409, "conflict")
+        pair = (await ada.ask("PUT", "/direct/cy")).json["room"]
+        assert pair == (await cy.ask("PUT", "/direct/ada")).json["room"]
+        assert (await ada.post(f"/rooms/{pair['name']}/leave")).json == {"room": pair["name"]}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("PATCH", "/rooms/lobby/messages/one", {"content": "x"}),
+        ("PATCH", "/rooms/lobby/messages/1", {"content": "x", "seq": 2}),
+        ("DELETE", "/rooms/lobby/messages/1?seq=2", None),
+        ("DELETE", "/rooms/lobby/messages/1?id=2", None),
+        ("PUT", "/rooms/lobby/messages/1/reactions/x", None),
+        ("PUT", "/rooms/lobby/bans/bob", {"until": "tomorrow"}),
+        ("PUT", "/rooms/lobby/read", None),
+        ("POST", "/rooms/lobby/join", {"since": 1}),
+        ("PATCH", "/rooms/lobby", {}),
+        ("PATCH", "/rooms/lobby/members/bob", {"role": "king"}),
+    ],
+)
+async def test_what_makes_no_command_is_refused(method: str, path: str, body: Any) -> None:
+    async with door(memory_chat()) as asking:
+        await asking.post("/register", ADA)
+        await asking.log_in(**ADA)
+        assert (await asking.ask(method, path, json=body)).code == (400, "invalid")
+
+
+def test_every_command_has_a_path() -> None:
+    """But for those of a connection, of which HTTP has what it needs by itself."""
+    taken = [each.command for methods in ENDPOINTS.values() for each in methods.values()]
+    assert set(taken) == set(get_args(Command)) - set(get_args(Bound))
+    assert len(taken) == len(set(taken))
 
 
 async def test_a_rate_is_the_same_at_every_door() -> None:
@@ -543,17 +654,15 @@ async def test_the_document_is_true_to_the_routes() -> None:
     assert document["openapi"] == "3.1.0"
     assert document["servers"] == [{"url": "/a/b"}]
     assert set(document) == {"openapi", "info", "servers", "paths", "components"}
-    shown = {path: set(item) - {"parameters"} for path, item in document["paths"].items()}
-    assert served == shown
+    assert served == {path: set(item) for path, item in document["paths"].items()}
     operations = [
-        (path, item.get("parameters", []), item[method])
-        for path, item in document["paths"].items()
-        for method in shown[path]
+        (path, operation) for path, item in document["paths"].items() for operation in item.values()
     ]
-    ids = [operation["operationId"] for _, _, operation in operations]
+    ids = [operation["operationId"] for _, operation in operations]
     assert len(ids) == len(set(ids))
-    for path, shared, operation in operations:
-        in_path = [each["name"] for each in shared if each["in"] == "path" and each["required"]]
+    for path, operation in operations:
+        given = operation.get("parameters", [])
+        in_path = [each["name"] for each in given if each["in"] == "path" and each["required"]]
         assert re.findall(r"\{(\w+)\}", path) == in_path
         assert operation["responses"]
         for response in operation["responses"].values():

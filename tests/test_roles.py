@@ -19,6 +19,7 @@ from chatcore.model import LOBBY, Limits
 from chatcore.testing import PATIENCE, eventually
 from chatcore.testing.drafts import THUMB, member, update, upon
 from chatcore.testing.moderation import OWN, furnished
+from tests.asking import HttpParticipant
 from tests.test_links import uvicorn_serving
 from tests.test_socketio import python_client
 
@@ -143,13 +144,16 @@ async def through(door: str, house: House, who: str) -> AsyncIterator[Participan
     if door == "in-process":
         async with connect(house.chat, User(who, who)) as peer:
             yield peer
+    elif door == "http":
+        async with aiohttp.ClientSession(house.http) as session:
+            yield HttpParticipant(session, house.tokens[who])
     else:
         url = house.tcp if door == "tcp" else f"{house.http}/ws"
         async with client.connect(url, token=house.tokens[who]) as far:
             yield far
 
 
-@pytest.mark.parametrize("door", ["in-process", "ws", "tcp"])
+@pytest.mark.parametrize("door", ["in-process", "ws", "tcp", "http"])
 async def test_everybody_may_do_what_the_table_says(door: str) -> None:
     async with house() as here, AsyncExitStack() as stack:
         doors = {who: await stack.enter_async_context(through(door, here, who)) for who in PEOPLE}
@@ -180,24 +184,6 @@ async def test_what_one_may_not_see_is_as_if_it_were_not_there() -> None:
                     assert errors == [("not_found", "There is no such room")] * 2
                 listed = await peer.rooms()
                 assert [room.name for room in listed.rooms] == [LOBBY]
-
-
-async def test_over_http_it_is_the_same() -> None:
-    async with house() as here, aiohttp.ClientSession(here.http) as session:
-        for kind in ("public", "private"):
-            for column in COLUMNS:
-                who = column if column in PEOPLE else "member"
-                headers = {"Authorization": f"Bearer {here.tokens[who]}"}
-                for action in ("read", "send"):
-                    path = f"/rooms/{here.room(action, column, kind)}/messages"
-                    if action == "send":
-                        asking = session.post(path, headers=headers, json={"content": "hello"})
-                    else:
-                        asking = session.get(path, headers=headers)
-                    async with asking as response:
-                        body = await response.json()
-                    told = body.get("error", {}).get("code", "yes")
-                    assert told == expected(action, column, kind), (kind, column, action)
 
 
 async def test_over_socketio_it_is_the_same_in_the_lobby() -> None:

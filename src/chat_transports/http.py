@@ -1,7 +1,7 @@
 """The HTTP door: accounts, and rooms for programs that ask once and go.
 
-The same use cases as any other door's, and the same words: a body's or a query's
-fields are read by the protocol's own codec.  `/register` and `/login` answer in the
+The same use cases as any other door's, and the same words: the fields of a path, a query
+or a body are read by the protocol's own codec.  `/register` and `/login` answer in the
 form of the first chatroom, everything else `{"error": …}` with the protocol's codes;
 what nobody was asked for, an unknown path say, is answered in both.
 """
@@ -22,10 +22,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from chat_transports.endpoints import ENDPOINTS, Asked, Endpoint
 from chat_transports.openapi import document
 from chat_transports.visitor import credentials, same_origin
 from chatcore import commands
 from chatcore.accounts import Token
+from chatcore.answering import answer
 from chatcore.chat import Chat
 from chatcore.commands import Command
 from chatcore.errors import (
@@ -38,10 +40,10 @@ from chatcore.errors import (
     Unauthenticated,
     Unavailable,
 )
-from chatcore.events import LoginReply, ProfileReply, Reply, SendReply
+from chatcore.events import CreateReply, LoginReply, Reply, SendReply
 from chatcore.model import User
 
-Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
+Answering: TypeAlias = Callable[[Request], Awaitable[Response]]
 LoggedIn: TypeAlias = Callable[[str, User, str], object]
 """Is told of a login: from which address, whose, and the token that was given."""
 
@@ -87,10 +89,10 @@ def app(
         Route("/login", door.account(door.login, "Login"), methods=["POST"]),
         Route("/logout", door.endpoint(door.logout), methods=["POST"]),
         Route("/password", door.endpoint(door.password), methods=["POST"]),
-        Route("/profile", door.endpoint(door.profile), methods=["PATCH"]),
-        Route("/rooms", door.endpoint(door.rooms)),
-        Route("/rooms/{room}/messages", door.endpoint(door.messages), methods=["GET", "POST"]),
-        Route("/search", door.endpoint(door.search)),
+        *(
+            Route(path, door.endpoint(door.commands(methods)), methods=[*methods])
+            for path, methods in ENDPOINTS.items()
+        ),
         Route("/openapi.json", door.openapi),
         Route("/healthz", door.healthz),
         Route("/readyz", door.endpoint(door.readyz)),
@@ -98,7 +100,7 @@ def app(
     cors = Middleware(
         CORSMiddleware,
         allow_origins=[*allow_origins],
-        allow_methods=["GET", "POST", "PATCH"],
+        allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
         allow_headers=["authorization", "content-type"],
     )
     made = Starlette(
@@ -121,21 +123,21 @@ class _Door:
 
     # How any endpoint is called, and how it says what went wrong.
 
-    def endpoint(self, answer: Endpoint) -> Endpoint:
+    def endpoint(self, asked: Answering) -> Answering:
         async def call(request: Request) -> Response:
             try:
                 self._check_open(request)
-                return await answer(request)
+                return await asked(request)
             except ChatError as error:
                 return self._error(error)
 
         return call
 
-    def account(self, answer: Endpoint, action: str) -> Endpoint:
+    def account(self, asked: Answering, action: str) -> Answering:
         async def call(request: Request) -> Response:
             try:
                 self._check_open(request)
-                return await answer(request)
+                return await asked(request)
             except ChatError as error:
                 status, message = _status(error), error.message
                 if status >= 500 and error.retry_after is None:  # the database's failures
@@ -145,7 +147,8 @@ class _Door:
         return call
 
     def _check_open(self, request: Request) -> None:
-        if request.method in ("POST", "PATCH") and not same_origin(request, self._allow_origins):
+        reads = request.method in ("GET", "HEAD")
+        if not reads and not same_origin(request, self._allow_origins):
             raise Forbidden("This page's origin is not allowed: see allow_origins (--allow-origin)")
         if self._chat.closing:
             raise Unavailable("The server is shutting down; come back soon", retry_after=1.0)
@@ -211,65 +214,27 @@ class _Door:
         )
         return _json({"success": True, "message": "Password changed"})
 
-    async def profile(self, request: Request) -> Response:
-        user, _ = await self._who(request)
-        command = self._command("profile", await self._body(request))
-        assert isinstance(command, commands.Profile)
-        return self._reply(
-            ProfileReply(await self._chat.change_profile(user, display_name=command.display_name))
-        )
-
     async def _who(self, request: Request) -> tuple[User, Token | None]:
         known = await self._chat.authenticate(credentials(request))
         if known is None:
             raise Unauthenticated("Log in first, and send the token as Authorization: Bearer")
         return known
 
-    # Rooms.
+    # Whatever is a command and no more.
 
-    async def rooms(self, request: Request) -> Response:
-        user, _ = await self._who(request)
-        command = self._command("rooms", _query(request, "limit"))
-        assert isinstance(command, commands.Rooms)
-        return self._reply(await self._chat.rooms(user, after=command.after, limit=command.limit))
+    def commands(self, methods: Mapping[str, Endpoint]) -> Answering:
+        async def call(request: Request) -> Response:
+            user, _ = await self._who(request)
+            endpoint = methods["GET" if request.method == "HEAD" else request.method]
+            if endpoint.in_query:
+                fields = endpoint.read(request.query_params)
+            else:
+                fields = await self._body(request)
+            command = self._command(endpoint.word, fields, **endpoint.read(request.path_params))
+            assert isinstance(command, Asked)
+            return self._reply(await answer(self._chat, user, command))
 
-    async def messages(self, request: Request) -> Response:
-        user, _ = await self._who(request)
-        room = request.path_params["room"]
-        if request.method == "POST":
-            sent = self._command("send", await self._body(request), room=room)
-            assert isinstance(sent, commands.Send)
-            reply = await self._chat.send(
-                user, sent.room, sent.content, txn_id=sent.txn_id, reply_to=sent.reply_to
-            )
-            return self._reply(reply)
-        fields = _query(request, "before", "after", "around", "limit")
-        if "types" in fields:
-            fields["types"] = fields["types"].split(",")
-        asked = self._command("history", fields, room=room)
-        assert isinstance(asked, commands.History)
-        return self._reply(
-            await self._chat.history(
-                user,
-                asked.room,
-                before=asked.before,
-                after=asked.after,
-                around=asked.around,
-                limit=asked.limit,
-                types=asked.types,
-            )
-        )
-
-    async def search(self, request: Request) -> Response:
-        user, _ = await self._who(request)
-        fields = _query(request, "limit")
-        asked = self._command("search", fields, query=fields.pop("q", ""))
-        assert isinstance(asked, commands.Search)
-        return self._reply(
-            await self._chat.search(
-                user, asked.query, room=asked.room, cursor=asked.cursor, limit=asked.limit
-            )
-        )
+        return call
 
     # What is asked about the server itself.
 
@@ -315,7 +280,7 @@ class _Door:
             raise Invalid("The body is not a JSON object")
         return fields or {}
 
-    def _command(self, cmd: str, fields: Mapping[str, Any], **path: str) -> Command:
+    def _command(self, cmd: str, fields: Mapping[str, Any], **path: Any) -> Command:
         """Have the protocol's codec read a command's fields.  Raises Invalid."""
         if extra := {"cmd", "id", *path} & fields.keys():
             raise Invalid(f"{cmd}: there is no field {min(extra)!r}")
@@ -325,7 +290,8 @@ class _Door:
         return request.command
 
     def _reply(self, reply: Reply) -> Response:
-        created = isinstance(reply, SendReply) and not reply.duplicate
+        sent = isinstance(reply, SendReply) and not reply.duplicate
+        created = sent or isinstance(reply, CreateReply)
         return _json(self._fields(reply), 201 if created else 200)
 
     def _fields(self, reply: Reply) -> dict[str, Any]:
@@ -341,16 +307,6 @@ class _NotJson(Invalid):
 
 _JSON = "application/json"
 _NOBODY = User("", "")
-
-
-def _query(request: Request, *integers: str) -> dict[str, Any]:
-    """Return a query's fields; what is to be an integer and is none stays as it is."""
-    fields: dict[str, Any] = dict(request.query_params)
-    for name in integers:
-        text = fields.get(name, "")
-        if text.isascii() and text.isdecimal() and len(text) < 20:
-            fields[name] = int(text)
-    return fields
 
 
 def _status(error: ChatError) -> int:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, get_args, get_origin
 
+from attrs import has
+
+from chat_transports.endpoints import ENDPOINTS, Endpoint, required, types_of
 from chatcore.codec import PROTOCOL
+from chatcore.events import Acknowledged, CreateReply, Message, SendReply
+from chatcore.model import Listed, Room
 
 _TEXT = {"type": "string"}
 _NATURAL = {"type": "integer", "minimum": 0}
@@ -21,7 +29,7 @@ def document(server: str, root: str) -> dict[str, Any]:
             "version": server.rpartition("/")[2] if "/" in server else str(PROTOCOL),
         },
         "servers": [{"url": root}],
-        "paths": _PATHS,
+        "paths": {**_PATHS, **_COMMANDS},
         "components": {
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
             "schemas": _SCHEMAS,
@@ -47,32 +55,6 @@ def _json(schema: dict[str, Any]) -> dict[str, Any]:
 
 def _body(schema: dict[str, Any], *, required: bool = True) -> dict[str, Any]:
     return {"required": required, "content": _json(schema)}
-
-
-def _query(**schemas: dict[str, Any]) -> list[dict[str, Any]]:
-    return [{"name": name, "in": "query", "schema": schema} for name, schema in schemas.items()]
-
-
-def _message(**more: Any) -> dict[str, Any]:
-    fields = {
-        "event": {"const": "message"},
-        "room": _TEXT,
-        "seq": _NATURAL,
-        "sender": _TEXT,
-        "timestamp": _TIME,
-        "content": _TEXT,
-        **more,
-    }
-    return _object(
-        fields,
-        edited=_TIME,
-        erased={"type": "boolean"},
-        reply_to=_NATURAL,
-        mentions=_list(_TEXT),
-        reactions=_list(
-            _object({"emoji": _TEXT, "count": _NATURAL, "me": {"type": "boolean"}}),
-        ),
-    )
 
 
 _WHY = {
@@ -103,9 +85,9 @@ def _responses(
 
 
 _ACCOUNT = (400, 403, 413, 415, 429, 500, 503)
-_CHANGE = (400, 401, 403, 413, 415, 429, 500, 503, 507)
+_READ = (400, 401, 403, 404, 500, 503)
+_WRITE = (*_READ, 409, 413, 415, 429, 507)
 _TOKEN: list[dict[str, Any]] = [{"token": []}]
-_ROOM = {"name": "room", "in": "path", "required": True, "schema": _TEXT}
 
 _PATHS: dict[str, Any] = {
     "/": {
@@ -163,89 +145,7 @@ _PATHS: dict[str, Any] = {
             "summary": "Change one's password; with end_others, all other tokens are revoked",
             "security": _TOKEN,
             "requestBody": _body(_schema("Password")),
-            "responses": _responses({200: ("Changed", _schema("Done"))}, *_CHANGE, form="Error"),
-        }
-    },
-    "/profile": {
-        "patch": {
-            "operationId": "profile",
-            "summary": "Change one's display name",
-            "security": _TOKEN,
-            "requestBody": _body(_schema("Profile")),
-            "responses": _responses(
-                {200: ("As it is now", _schema("Profiled"))}, *_CHANGE, form="Error"
-            ),
-        }
-    },
-    "/rooms": {
-        "get": {
-            "operationId": "rooms",
-            "summary": "List the rooms that one may see, by name",
-            "security": _TOKEN,
-            "parameters": _query(after=_TEXT, limit={"type": "integer", "minimum": 1}),
-            "responses": _responses(
-                {200: ("A page of rooms", _schema("Rooms"))}, 400, 401, 500, 503, form="Error"
-            ),
-        }
-    },
-    "/rooms/{room}/messages": {
-        "parameters": [_ROOM],
-        "get": {
-            "operationId": "history",
-            "summary": "Read a page of messages, the newest where no edge is given",
-            "security": _TOKEN,
-            "parameters": _query(
-                before=_NATURAL,
-                after=_NATURAL,
-                around=_NATURAL,
-                limit={"type": "integer", "minimum": 1},
-                types=_TEXT,
-            ),
-            "responses": _responses(
-                {200: ("A page of messages", _schema("History"))},
-                400,
-                401,
-                403,
-                404,
-                500,
-                503,
-                form="Error",
-            ),
-        },
-        "post": {
-            "operationId": "send",
-            "summary": "Store a message; it is durable when this answers",
-            "security": _TOKEN,
-            "requestBody": _body(_schema("Send")),
-            "responses": _responses(
-                {
-                    200: ("This txn_id was used before; nothing new is stored", _schema("Sent")),
-                    201: ("Stored", _schema("Sent")),
-                },
-                *(400, 401, 403, 404, 409, 413, 415, 429, 500, 503, 507),
-                form="Error",
-            ),
-        },
-    },
-    "/search": {
-        "get": {
-            "operationId": "search",
-            "summary": "Find messages in the rooms that one may read, the newest first",
-            "security": _TOKEN,
-            "parameters": _query(
-                q=_TEXT, room=_TEXT, cursor=_TEXT, limit={"type": "integer", "minimum": 1}
-            ),
-            "responses": _responses(
-                {200: ("A page of messages", _schema("Found"))},
-                400,
-                401,
-                403,
-                404,
-                429,
-                500,
-                503,
-                form="Error",
-            ),
+            "responses": _responses({200: ("Changed", _schema("Done"))}, *_WRITE, form="Error"),
         }
     },
     "/openapi.json": {
@@ -287,10 +187,6 @@ _SCHEMAS: dict[str, Any] = {
         **_object({"old": _TEXT, "new": _TEXT}, end_others={"type": "boolean"}),
         "additionalProperties": False,
     },
-    "Profile": {**_object({"display_name": _TEXT}), "additionalProperties": False},
-    "Profiled": _object(
-        {"user": _object({"username": _TEXT, "display_name": _TEXT}, bot={"type": "boolean"})}
-    ),
     "Error": _object(
         {
             "error": _object(
@@ -307,34 +203,96 @@ _SCHEMAS: dict[str, Any] = {
         archived={"type": "boolean"},
         retention_days=_NATURAL,
     ),
-    "Rooms": _object({"rooms": _list(_schema("Room")), "complete": {"type": "boolean"}}),
-    "Message": _message(),
-    "FoundMessage": _message(head=_NATURAL),
-    "History": _object(
-        {
-            "messages": _list(_schema("Message")),
-            "epoch": _TEXT,
-            "first": _NATURAL,
-            "head": _NATURAL,
-            "complete": {"type": "boolean"},
-        },
-        events=_list({"type": "object"}),
-    ),
-    "Found": _object(
-        {
-            "messages": _list(_schema("FoundMessage")),
-        },
-        next=_TEXT,
-    ),
-    "Send": {
-        **_object(
-            {"content": _TEXT},
-            txn_id={"type": "string", "minLength": 1, "maxLength": 64},
-            reply_to=_NATURAL,
-        ),
-        "additionalProperties": False,
-    },
-    "Sent": _object(
-        {"room": _TEXT, "seq": _NATURAL, "timestamp": _TIME}, duplicate={"type": "boolean"}
-    ),
+}
+
+
+# Commands and replies, as their classes say.
+
+
+def _of_type(type_: Any) -> dict[str, Any]:
+    """Return the schema of a field's values."""
+    if type_ in _SIMPLE:
+        return _SIMPLE[type_]
+    if get_origin(type_) in (tuple, Sequence):
+        return _list(_of_type(get_args(type_)[0]))
+    if has(type_):
+        return _of_class(type_)
+    return {"type": "object"}  # one of several events
+
+
+_SIMPLE: Mapping[type, dict[str, Any]] = {
+    str: _TEXT,
+    int: _NATURAL,
+    bool: {"type": "boolean"},
+    datetime: _TIME,
+}
+
+_NARROWER = {
+    "limit": {"type": "integer", "minimum": 1},
+    "txn_id": {"type": "string", "minLength": 1, "maxLength": 64},
+}
+"""By the names of fields."""
+
+
+def _of_class(class_: type) -> dict[str, Any]:
+    """Return the schema of an object, which has a name in the document."""
+    if class_ in (Room, Listed):  # of which a door tells less than there is
+        return _schema("Room")
+    if issubclass(class_, Acknowledged):
+        class_ = Acknowledged
+    told = {"event": {"const": "message"}} if issubclass(class_, Message) else {}
+    _SCHEMAS[class_.__name__] = _fields(class_, told)
+    return _schema(class_.__name__)
+
+
+def _fields(class_: type, told: Mapping[str, Any], *left_out: str) -> dict[str, Any]:
+    schemas = {
+        name: _NARROWER.get(name) or _of_type(type_)
+        for name, type_ in types_of(class_).items()
+        if name not in left_out
+    }
+    always = {name: schemas.pop(name) for name in required(class_) if name in schemas}
+    return _object({**told, **always}, **schemas)
+
+
+def _spelled(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Say that the values of a list in a query have commas between them."""
+    return {"explode": False} if schema["type"] == "array" else {}
+
+
+def _operation(path: str, endpoint: Endpoint) -> dict[str, Any]:
+    in_path: list[str] = re.findall(r"{(\w+)}", path)
+    asked = _fields(endpoint.command, {}, *in_path)
+    parameters = [
+        {"name": name, "in": "path", "required": True, "schema": _of_type(type_)}
+        for name, type_ in endpoint.types.items()
+        if name in in_path
+    ]
+    body: dict[str, Any] = {}
+    if endpoint.in_query:
+        parameters += [
+            {"name": name, "in": "query", "schema": schema, **_spelled(schema)}
+            for name, schema in asked["properties"].items()
+        ]
+    elif asked["properties"]:
+        asked["additionalProperties"] = False
+        body["requestBody"] = _body(asked, required=bool(asked["required"]))
+    shown, good = _of_class(endpoint.reply), {}
+    if endpoint.reply is not CreateReply:
+        good[200] = "Done, now or before", shown
+    if endpoint.reply in (SendReply, CreateReply):
+        good[201] = "Stored", shown
+    return {
+        "operationId": endpoint.word,
+        "summary": endpoint.summary,
+        "security": _TOKEN,
+        "parameters": parameters,
+        **body,
+        "responses": _responses(good, *(_READ if endpoint.reads else _WRITE), form="Error"),
+    }
+
+
+_COMMANDS = {
+    path: {method.lower(): _operation(path, endpoint) for method, endpoint in methods.items()}
+    for path, methods in ENDPOINTS.items()
 }

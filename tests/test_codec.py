@@ -578,13 +578,15 @@ SHAPES: list[tuple[Reply | Event | Hello | Bye, str]] = [
         Hello(1, "chatcore/0.1.0", ["ping"], 25.0, Limits()),
         '{"hello": {"v": 1, "server": "chatcore/0.1.0", "features": ["ping"], "ping": 25.0,'
         ' "limits": {"frame_bytes": 65536, "content_chars": 4000, "history": 200,'
-        ' "resume": 10000, "in_flight": 64, "messages": {"rate": 5, "burst": 10}}}}',
+        ' "resume": 10000, "in_flight": 64, "messages": {"rate": 5, "burst": 10},'
+        ' "edit_seconds": null, "reactions": 20}}}',
     ),
     (
         Hello(1, "x", [], 9.5, Limits.none(), ADA, [MEMBERSHIP]),  # to somebody, and no rates
         '{"hello": {"v": 1, "server": "x", "features": [], "ping": 9.5,'
         ' "limits": {"frame_bytes": 65536, "content_chars": 4000, "history": 200,'
-        f' "resume": 10000, "in_flight": 64, "messages": null}}, {USER_AND_ROOMS}}}}}',
+        f' "resume": 10000, "in_flight": 64, "messages": null,'
+        f' "edit_seconds": null, "reactions": 20}}, {USER_AND_ROOMS}}}}}',
     ),
     (
         Bye(4001, "shutdown", True, 1.3),

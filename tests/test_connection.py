@@ -57,6 +57,8 @@ async def test_hello_comes_first_and_says_what_there_is() -> None:
             "resume": 10_000,
             "in_flight": 64,
             "messages": {"rate": 5, "burst": 10},
+            "edit_seconds": None,
+            "reactions": 20,
         }
 
 

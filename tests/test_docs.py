@@ -510,9 +510,10 @@ def test_every_option_of_the_server_is_in_the_table(monkeypatch: pytest.MonkeyPa
         variable = both.split("<br>")[1]
         plainly = cli.main.make_context("chat-serve", [])
         assert plain(default) == as_typed(option.get_default(plainly))
+        unset = "1" if isinstance(option.type, click.FloatRange) else "https://example.org"
         value = __file__ if isinstance(option.type, click.Path) else plain(default)
         with monkeypatch.context() as environment:
-            environment.setenv(plain(variable), value or "https://example.org")
+            environment.setenv(plain(variable), value or unset)
             context = cli.main.make_context("chat-serve", [])
         assert option.name is not None
         assert context.get_parameter_source(option.name) is ParameterSource.ENVIRONMENT

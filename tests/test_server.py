@@ -23,6 +23,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from chatcore.errors import LinkClosed
 from chatcore.model import MAX_FRAME
 from chatcore.testing import PATIENCE, Transcript, eventually
+from chatcore.testing.drafts import THUMB
 from tests.support import (
     PASSWORD,
     Frames,
@@ -124,6 +125,9 @@ async def test_a_second_server_on_one_file(tmp_path: Path) -> None:
         ("--host", ""),
         ("--keyfile", __file__),
         ("--token-days", "nan"),
+        ("--edit-seconds", "nan"),
+        ("--edit-seconds", "-1"),
+        ("--reactions", "-1"),
         ("--token-days", "1e12"),
         ("--certfile", __file__),
         ("--legacy-join",),
@@ -273,6 +277,26 @@ async def test_limits_none_is_told() -> None:
             assert ada.hello["limits"]["messages"] is None
             for number in range(30):
                 assert "seq" in await ada.do("send", room="lobby", content=str(number))
+
+
+async def test_how_long_one_may_edit_and_with_how_many_emoji_react_is_told_and_held_to() -> None:
+    options = ["--edit-seconds", "0.5", "--reactions", "1", "--limits", "none"]
+    async with serving("memory:", *options) as server, present(server.urls["ws"], "ada") as ada:
+        assert ada.hello["limits"]["messages"] is None
+        assert (ada.hello["limits"]["edit_seconds"], ada.hello["limits"]["reactions"]) == (0.5, 1)
+        sent = await ada.do("send", room="lobby", content="hi")
+        about = {"room": "lobby", "seq": sent["seq"]}
+        assert "seq" in await ada.do("react", **about, emoji=THUMB)
+        one_more = await ada.do("react", **about, emoji="\u2615")
+        assert one_more["error"]["code"] == "forbidden"
+    options = ["--edit-seconds", "0", "--reactions", "0"]
+    async with serving("memory:", *options) as server, present(server.urls["ws"], "ada") as ada:
+        sent = await ada.do("send", room="lobby", content="hi")
+        about = {"room": "lobby", "seq": sent["seq"]}
+        edited = await ada.do("edit", **about, content="ho")
+        assert edited["error"]["message"] == "A message stays as it is here; it cannot be edited"
+        reacted = await ada.do("react", **about, emoji=THUMB)
+        assert reacted["error"]["message"] == "There are no reactions here"
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")

@@ -328,7 +328,16 @@ def _outgoing() -> cattrs.Converter:
 _ALWAYS = frozenset({"unread_mentions"})
 """What is told where it is 0, too: it has a default for a client of older servers."""
 
-_TOLD = ("frame_bytes", "content_chars", "history", "resume", "in_flight", "messages")
+_TOLD = (
+    "frame_bytes",
+    "content_chars",
+    "history",
+    "resume",
+    "in_flight",
+    "messages",
+    "edit_seconds",
+    "reactions",
+)
 
 _TAGS: Mapping[type, tuple[str, str]] = {
     **{reply: ("reply", word(reply).removesuffix("_reply")) for reply in get_args(Reply)},

@@ -219,7 +219,7 @@ class Rate:
 
 @frozen(kw_only=True)
 class Limits:
-    """Every bound there is, with the protocol's defaults; `hello` tells of the first six."""
+    """Every bound there is, with the protocol's defaults; `hello` tells of the first eight."""
 
     frame_bytes: int = 65_536
     content_chars: int = 4_000
@@ -232,6 +232,10 @@ class Limits:
     """Commands of one connection that may be unanswered."""
     messages: Rate | None = Rate(5, 10)
     """For one user, on all connections; None for no limit."""
+    edit_seconds: float | None = None
+    """How long after it was sent a message may be edited; None for ever, 0 for not at all."""
+    reactions: int = 20
+    """Different emoji on one message; 0 for none."""
     attempts: Rate | None = Rate(0.2, 20)
     """Registrations and logins by password, for one peer address."""
     typing: Rate | None = Rate(1, 5)
@@ -240,10 +244,6 @@ class Limits:
     address_connections: int | None = 200
     rooms_joined: int = 100
     rooms_owned: int = 15
-    edit_seconds: float | None = None
-    """How long after it was sent a message may be edited; None for ever."""
-    reactions: int = 20
-    """Different emoji on one message."""
     login_seconds: float | None = 300.0
     """How long a connection may stay without a login."""
     buffer_bytes: int = 262_144

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import click
+from attrs import evolve
 
 import chatcore
 from chat_transports.server import first_chatroom
@@ -99,6 +100,18 @@ LEVELS = ("critical", "error", "warning", "info", "debug")
     help="none lifts rates and connection counts: for benchmarks and trusted networks.",
 )
 @click.option(
+    "--edit-seconds",
+    type=click.FloatRange(min=0),
+    help="How long after it was sent a message may be edited; for ever without it, 0 for never.",
+)
+@click.option(
+    "--reactions",
+    type=click.IntRange(min=0),
+    default=20,
+    show_default=True,
+    help="Different emoji that a message may have; 0 for no reactions.",
+)
+@click.option(
     "--token-days",
     type=click.FloatRange(min=0, min_open=True, max=3650),
     default=30.0,
@@ -140,6 +153,8 @@ def main(
     allow_origins: tuple[str, ...],
     forwarded_allow_ips: str,
     limits: str,
+    edit_seconds: float | None,
+    reactions: int,
     token_days: float,
     bcrypt_cost: int,
     legacy_join: bool,
@@ -156,6 +171,8 @@ def main(
         return
     if math.isnan(token_days):  # which is within every range
         raise click.BadParameter("nan is no number of days", param_hint="--token-days")
+    if edit_seconds is not None and math.isnan(edit_seconds):
+        raise click.BadParameter("nan is no number of seconds", param_hint="--edit-seconds")
     if not host.strip():
         raise click.BadParameter(
             "an address is missing: 127.0.0.1, or 0.0.0.0 for every one", param_hint="--host"
@@ -177,7 +194,11 @@ def main(
         tls=_tls(certfile, keyfile),
         allow_origins=allow_origins,
         forwarded_allow_ips=forwarded_allow_ips,
-        limits=Limits.none() if limits == "none" else Limits(),
+        limits=evolve(
+            Limits.none() if limits == "none" else Limits(),
+            edit_seconds=edit_seconds,
+            reactions=reactions,
+        ),
         token_days=token_days,
         bcrypt_cost=bcrypt_cost,
         legacy_join=legacy_join,

@@ -261,6 +261,8 @@ class Ledger:
             return Duplicate(seq, target.timestamp) if is_there is None else None
         if is_there is None and draft.limits is not None:
             most = draft.limits.reactions
+            if not most:
+                raise Forbidden("There are no reactions here")
             if draft.body["emoji"] not in target.tallies and len(target.tallies) >= most:
                 raise Forbidden(f"A message has at most {most} different reactions; join one")
         return is_there
@@ -508,6 +510,8 @@ def _aim(draft: Draft, field: str = "target") -> RoomSeq:
 
 def _check_age(draft: Draft, target: Target, most: float | None) -> None:
     """Raise Forbidden where a message is too old to be edited."""
+    if most == 0:
+        raise Forbidden("A message stays as it is here; it cannot be edited")
     if most is not None and (draft.timestamp - target.timestamp).total_seconds() > most:
         seconds = max(1, round(most))
         unit, size = next(

@@ -187,6 +187,8 @@ def _edit_window(repository: Repository) -> None:
     assert late(3_600.001, hour) == [Forbidden, refused.format("1 hour")]
     assert late(1e6, Limits(edit_seconds=90)) == [Forbidden, refused.format("90 seconds")]
     assert late(1e6, Limits(edit_seconds=259_200)) == [Forbidden, refused.format("3 days")]
+    refused = "A message stays as it is here; it cannot be edited"
+    assert late(0, Limits(edit_seconds=0)) == [Forbidden, refused]
     assert late(-5, hour) == [Stored, None], "a clock that was set back"
     assert late(1e8, Limits()) == [Stored, None], "for ever, where nobody says how long"
     outcome = repository.append([delete("ada", 2)])

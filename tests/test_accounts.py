@@ -17,11 +17,13 @@ from chatcore import (
     Chat,
     Credentials,
     MemoryRepository,
+    Message,
     Peer,
     Rate,
     SqliteRepository,
     User,
     dossier,
+    fold,
 )
 from chatcore import connect as take_part
 from chatcore.auth import digest
@@ -37,7 +39,7 @@ from chatcore.errors import (
     StorageFull,
     Unavailable,
 )
-from chatcore.events import ProfileChanged
+from chatcore.events import Durable, ProfileChanged, Reaction
 from chatcore.model import TOMBSTONE, Limits, Room
 from chatcore.ports import Repository
 from chatcore.repository.sql import repository as sql
@@ -50,7 +52,9 @@ from chatcore.testing import (
     eventually,
     failing,
 )
+from chatcore.testing.drafts import THUMB
 
+TEA = "\u2615"
 PASSWORD, ANOTHER = "correct horse", "battery staple"
 NO_RATES = Limits.none()
 
@@ -448,6 +452,55 @@ async def test_a_deleted_account_leaves_its_messages_under_a_tombstone(
         assert len([each for each in exported if each.get("event") == "message"]) == 14
 
 
+async def reacted(chat: Chat, ada: User, bob: User) -> None:
+    """Have both react to what bob said, and ada take one back, and react to her own."""
+    for user, seq, emoji in ((ada, 4, TEA), (ada, 4, THUMB), (bob, 4, TEA), (ada, 5, TEA)):
+        await chat.react(user, "lobby", seq, emoji)
+    await chat.unreact(ada, "lobby", 4, THUMB)
+    await chat.react(ada, "lobby", 6, THUMB)
+
+
+async def tallies(chat: Chat, reader: User) -> dict[int, list[tuple[str, int]]]:
+    page = (await chat.history(reader, "lobby")).messages
+    return {m.seq: [(each.emoji, each.count) for each in m.reactions] for m in page if m.reactions}
+
+
+@BOTH
+@pytest.mark.parametrize("how", ["keep", "erase", "forget"])
+async def test_reactions_go_where_messages_go(
+    make: Make, how: Literal["keep", "erase", "forget"], tmp_path: Path
+) -> None:
+    """Who listens hears each go, and has then what the server has."""
+    async with Chat(make(tmp_path / "chat.db"), limits=NO_RATES, bcrypt_cost=4) as chat:
+        ada, bob = await populated(chat)
+        await reacted(chat, ada, bob)
+        before = await tallies(chat, bob)
+        assert before == {4: [(TEA, 2)], 5: [(TEA, 1)], 6: [(THUMB, 1)]}
+        async with take_part(chat, bob) as peer:
+            joined = await peer.join("lobby", history=99)
+            await (chat.forget(ada) if how == "forget" else chat.delete_account(ada, messages=how))
+            head = (await chat.history(bob, "lobby")).head
+            heard = [joined.head]
+            told: list[Durable] = []
+            async with asyncio.timeout(PATIENCE):
+                while heard[-1] < head:
+                    event = await anext(peer)
+                    if isinstance(event, Durable):
+                        heard.append(event.seq)
+                        told.append(event)
+        gone = [(e.target, e.emoji, e.sender) for e in told if isinstance(e, Reaction)]
+        if how == "keep":
+            assert (gone, await tallies(chat, bob)) == ([], before)
+        else:
+            assert gone[0] == (4, TEA, "ada")
+            assert await tallies(chat, bob) == {4: [(TEA, 1)]}
+        messages = [each for each in joined.events if isinstance(each, Message)]
+        assert fold([*messages, *told], "bob") == (await chat.history(bob, "lobby")).messages
+        if how == "keep":  # and go when more is asked for
+            await chat.forget(ada)
+            assert await tallies(chat, bob) == {4: [(TEA, 1)]}
+
+
 @BOTH
 @pytest.mark.parametrize("how", ["erase", "forget"])
 async def test_an_account_goes_with_its_messages_each_with_its_event(
@@ -519,7 +572,7 @@ def rows(path: Path, query: str) -> list[tuple[object, ...]]:
 
 
 @pytest.mark.parametrize("kept_by", ["the next start", "another call"])
-@pytest.mark.parametrize("steps", range(11))
+@pytest.mark.parametrize("steps", range(19))
 async def test_a_deletion_that_was_interrupted_goes_on(
     kept_by: str, steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -536,6 +589,7 @@ async def test_a_deletion_that_was_interrupted_goes_on(
     repository = FaultyRepository(SqliteRepository(path), script)
     async with Chat(repository, limits=NO_RATES, bcrypt_cost=4) as chat:
         ada, bob = await populated(chat)
+        await reacted(chat, ada, bob)
         space.set()
         with pytest.raises(StorageFull):
             await chat.forget(ada)
@@ -551,6 +605,9 @@ async def test_a_deletion_that_was_interrupted_goes_on(
         }
         assert rows(path, "SELECT count(*) FROM txns") == [(0,)]
         assert rows(path, "SELECT 1 FROM events WHERE body LIKE '%reason%'") == []
+        assert await tallies(chat, bob) == {4: [(TEA, 1)]}
+        assert rows(path, "SELECT target, emoji FROM reactions") == [(4, TEA)]
+        assert rows(path, "SELECT target, emoji, count FROM tallies") == [(4, TEA, 1)]
 
 
 async def test_a_deletion_goes_on_though_nobody_waits_for_it() -> None:

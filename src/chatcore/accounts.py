@@ -341,8 +341,9 @@ class Accounts(ABC):
         """Take a user out of every room, for ever; the username stays theirs.
 
         Their tokens are revoked, and their connections end, as with `disable`; so do their
-        memberships, each with an event of its room.  Their messages stay, under the display
-        name "Deleted user", or are erased as `delete` does it, each with its event.
+        memberships, each with an event of its room.  Their messages and reactions stay, under
+        the display name "Deleted user", or are erased and taken back, as `delete` and `unreact`
+        do it, each with its event.
 
         It is decided when this is called, and done when it returns: a user of a million
         messages takes minutes, while others are served.  Where it is interrupted, it goes
@@ -351,7 +352,7 @@ class Accounts(ABC):
         await self._close_account(user, messages)
 
     async def forget(self, user: User) -> None:
-        """Delete an account and erase its messages, and all else that there is of the person.
+        """Delete an account, its messages and reactions, and all else that there is of the person.
 
         That is the display name, what was given as reasons, by them and for what was done to
         them, what reports by or about them say, and the marks of what was sent with a txn_id.

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import orjson
 
 from chatcore.errors import ChatError, NotFound, NotMember
-from chatcore.events import Delete, Member, Message
+from chatcore.events import Delete, Durable, Member, Message, Reaction
 from chatcore.model import Account, Draft, Room, rfc3339
 from chatcore.ports import Clock, Outcome, Repository, Wire
 
@@ -95,9 +95,9 @@ def departure(repository: Repository, account: Account, clock: Clock) -> Iterato
     after: int | None = 0
     while after is not None:
         events, after = repository.said(username, after, BATCH)
-        messages = [each for each in events if isinstance(each, Message) and not each.erased]
-        if messages:
-            yield [done("delete", each.room, {"target": each.seq}) for each in messages]
+        undone = [done(kind, room, body) for kind, room, body in map(_undoing, events) if kind]
+        if undone:
+            yield undone
         reasons = [
             each for each in events if isinstance(each, Delete | Member) and each.reason is not None
         ]
@@ -113,6 +113,17 @@ def departure(repository: Repository, account: Account, clock: Clock) -> Iterato
 
     while more:
         yield forget_some
+
+
+def _undoing(event: Durable) -> tuple[str, str, dict[str, object]]:
+    """Return what takes an event of a user back: a kind, which is none for most, room and body."""
+    match event:
+        case Message(erased=False):
+            return "delete", event.room, {"target": event.seq}
+        case Reaction(action="add"):  # where it is there no more, that changes nothing
+            body = {"target": event.target, "emoji": event.emoji, "action": "remove"}
+            return "reaction", event.room, body
+    return "", event.room, {}
 
 
 def check(outcomes: Sequence[Outcome]) -> None:

@@ -74,7 +74,7 @@ class User:
 
 
 Closing: TypeAlias = Literal["keep", "erase", "forget"]
-"""What is to become of a deleted user's messages, and with `forget` of all else."""
+"""What is to become of a deleted user's messages and reactions, and with `forget` of all else."""
 
 TOMBSTONE = "Deleted user"
 """The display name of whoever is no more."""

@@ -14,7 +14,7 @@ from starlette.routing import Mount
 
 from chat_transports import client, http, socketio, tcp, websocket
 from chatcore import Chat, MemoryRepository, Participant, Room, User, connect, policy
-from chatcore.errors import ChatError
+from chatcore.errors import ChatError, NotFound
 from chatcore.model import LOBBY, Limits
 from chatcore.testing import PATIENCE, eventually
 from chatcore.testing.drafts import THUMB, member, update, upon
@@ -24,6 +24,7 @@ from tests.test_links import uvicorn_serving
 from tests.test_socketio import python_client
 
 PEOPLE = (*reversed(policy.ROLES), "invited", "stranger", "banned")
+DOORS = ("in-process", "ws", "tcp", "http")
 COLUMNS = (*PEOPLE, "muted", "archived")
 
 
@@ -153,7 +154,7 @@ async def through(door: str, house: House, who: str) -> AsyncIterator[Participan
             yield far
 
 
-@pytest.mark.parametrize("door", ["in-process", "ws", "tcp", "http"])
+@pytest.mark.parametrize("door", DOORS)
 async def test_everybody_may_do_what_the_table_says(door: str) -> None:
     async with house() as here, AsyncExitStack() as stack:
         doors = {who: await stack.enter_async_context(through(door, here, who)) for who in PEOPLE}
@@ -168,6 +169,18 @@ async def test_everybody_may_do_what_the_table_says(door: str) -> None:
                     told[key] = expected(action, column, kind)
     assert found == told
     assert len(found) == 2 * len(policy.MAY) * 9
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_nothing_can_be_done_to_who_was_deleted(door: str) -> None:
+    async with house() as here, through(door, here, "owner") as owner:
+        await owner.create("hall")
+        await here.chat.delete_account(User("other", "other"))
+        for action in ("invite", "kick", "ban", "unban", "mute", "unmute", "set_role"):
+            with pytest.raises(NotFound, match="The account of other was deleted"):
+                await attempt(owner, action, "owner", "hall")
+        with pytest.raises(NotFound, match="The account of other was deleted"):
+            await owner.direct("other")
 
 
 async def test_what_one_may_not_see_is_as_if_it_were_not_there() -> None:

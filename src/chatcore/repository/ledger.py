@@ -98,8 +98,8 @@ class Ledger:
     """Each message that a draft names; None for one that is not there yet."""
     reactions: dict[ReactionKey, Duplicate]
     """Those that drafts add or remove, where they are there: what has added each."""
-    barred: set[str] = field(factory=set)
-    """Those users who are disabled or deleted."""
+    inactive: dict[str, str] = field(factory=dict)
+    """Of those users who are disabled or deleted, which of both."""
 
     stored: list[tuple[Draft, Stored]] = field(factory=list, init=False)
     changed: dict[RoomUser, Standing | None] = field(factory=dict, init=False)
@@ -175,7 +175,7 @@ class Ledger:
     def _enter(self, draft: Draft) -> Stored | Duplicate:
         if draft.sender not in self.users:
             raise NotFound("There is no such user")
-        if draft.sender in self.barred and not draft.as_host:
+        if draft.sender in self.inactive and not draft.as_host:
             raise Forbidden("This account is disabled")
         room = self._room(draft)
         standing = self.standings.get((draft.room.name, draft.sender))
@@ -346,8 +346,7 @@ class Ledger:
     def _check_entry(self, draft: Draft) -> None:
         username = str(draft.body["username"])
         standing = self.standings.get((draft.room.name, username))
-        if username not in self.users:
-            raise NotFound("There is no such user")
+        self._check_there(username)
         self._check_active(draft, username)
         if standing is not None and standing.role != INVITED:
             raise Conflict("Already a member of this room")
@@ -356,9 +355,16 @@ class Ledger:
             if username != draft.sender and (draft.room.name not in self.roles[draft.sender]):
                 self._check_rooms(draft, draft.sender, draft.limits)
 
+    def _check_there(self, username: str) -> None:
+        """Raise NotFound for who is nobody to do something to, or not any more."""
+        if username not in self.users:
+            raise NotFound("There is no such user")
+        if self.inactive.get(username) == "deleted":
+            raise NotFound(f"The account of {username} was deleted")
+
     def _check_active(self, draft: Draft, username: str) -> None:
-        if username in self.barred and not draft.as_host:
-            raise Forbidden(f"The account of {username} is disabled, or was deleted")
+        if username in self.inactive and not draft.as_host:
+            raise Forbidden(f"The account of {username} is disabled")
 
     def _check_rooms(self, draft: Draft, username: str, limits: Limits) -> None:
         """Raise Forbidden for one room too many: all of a user's fit into one frame."""
@@ -385,8 +391,7 @@ class Ledger:
         """Judge what somebody wants to do to another, or to themselves."""
         username = str(draft.body["username"])
         key = (draft.room.name, username)
-        if username not in self.users:
-            raise NotFound("There is no such user")
+        self._check_there(username)
         other, restraint = self.standings.get(key), self.restraints.get(key, Restraint())
         role, given = other.role if other is not None else None, draft.body.get("role")
         if standing is not None and not draft.as_host:

@@ -346,8 +346,8 @@ class MemoryRepository:
                 for key in about.reactions
                 if key[0] in logs and (there := logs[key[0]].reaction(*key[1:])) is not None
             },
-            barred={
-                username
+            inactive={
+                username: self._users[username].status
                 for _, username in about.people
                 if username in self._users and self._users[username].status != "active"
             },

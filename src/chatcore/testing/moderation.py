@@ -578,6 +578,36 @@ def _who_is_disabled(repository: Repository) -> None:
     assert repository.report("lobby", 2, "bob", "spam", NOW) is False
 
 
+def _who_is_deleted(repository: Repository) -> None:
+    """They are nobody any more, also while they are still taken out of their rooms."""
+    repository.append(
+        [
+            *(member(name, "join", role="owner") for name in ("ada", "dee")),
+            member("bob", "join"),
+            upon("ada", "ban", "cyd"),
+            upon("ada", "mute", "cyd"),
+        ]
+    )
+    pair = Room(PAIR, "direct", epoch="p")
+    for name in ("bob", "cyd"):
+        repository.close_account(name, "keep")
+    all_upon = [
+        *(upon("ada", action, "bob") for action in ("kick", "ban", "mute", "unban", "unmute")),
+        *(upon("ada", action, "cyd") for action in ("ban", "mute", "unban", "unmute", "invite")),
+        upon("ada", "role", "bob", role="reader"),
+        upon("ada", "role", "bob", role="owner", as_host=True),
+        upon("ada", "join", "bob", pair, role="member", creates=True),
+        upon("ada", "join", "cyd", role="member", as_host=True),
+    ]
+    assert _codes(repository.append(all_upon)) == ["not_found"] * len(all_upon)
+    assert repository.room(PAIR) is None
+    assert _codes(repository.append([member("bob", "leave", as_host=True)])) == ["yes"]
+    repository.lift_restraints("cyd")
+    assert _codes(repository.append([upon("bob", "ban", "ada")])) == ["forbidden"]
+    assert _codes(repository.append([upon("ada", "ban", "cyd")])) == ["not_found"]
+    assert repository.place("lobby", "cyd") == (None, None), "and nothing new holds them back"
+
+
 def _what_a_host_does(repository: Repository) -> None:
     """In the name of anybody, whatever they are there."""
     repository.append(
@@ -661,6 +691,7 @@ MODERATION: Sequence[Callable[[Repository], None]] = (
     _audit,
     _reports,
     _who_is_disabled,
+    _who_is_deleted,
     _what_a_host_does,
     _what_goes_with_a_person,
 )

@@ -241,7 +241,9 @@ class SqlRepository(Retention):
         ledger = Ledger(
             rooms={name: RoomState(*state) for name, _, *state in found_rooms},
             users={username for _, username, *_ in found_users},
-            barred={username for _, username, _, status, *_ in found_users if status != "active"},
+            inactive={
+                username: status for _, username, _, status, *_ in found_users if status != "active"
+            },
             standings={
                 (room, username): Standing(role, read, read_messages)
                 for room, username, _, _, role, read, read_messages, *_ in found_users

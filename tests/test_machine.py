@@ -6,15 +6,16 @@ import asyncio
 import itertools
 import re
 import tempfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from math import inf
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import hypothesis.strategies as st
 import orjson
+import pytest
 from attrs import define, field
 from hypothesis import note
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -23,6 +24,7 @@ from chatcore import Message, chat, feed, fold, upkeep
 from chatcore.chat import Chat
 from chatcore.codec import JsonLines
 from chatcore.commands import LOGGED
+from chatcore.errors import Conflict
 from chatcore.events import Close, Durable
 from chatcore.model import LOBBY, Limits, User, rfc3339
 from chatcore.names import direct_room
@@ -178,7 +180,9 @@ class Here:
         code = self.outside(user, now)
         return "" if (code, self.kind) == ("not_member", "public") else code
 
-    def judge(self, what: Happened, now: float, disabled: Collection[str]) -> str:
+    def judge(
+        self, what: Happened, now: float, disabled: Collection[str], deleted: Collection[str]
+    ) -> str:
         """Return the code of an error, or nothing."""
         user = what.who
         role = self.roles.get(user, "invited")
@@ -207,7 +211,11 @@ class Here:
                 return "" if role == "owner" else "forbidden"
         if role not in ("owner", "moderator"):
             return "forbidden"
-        return "" if what.word == "room" else self._judge_upon(what, role, now, disabled)
+        if what.word == "room":
+            return ""
+        if what.fields["username"] in deleted:
+            return "not_found"
+        return self._judge_upon(what, role, now, disabled)
 
     def is_there(self, seq: int | None) -> bool:
         """Say whether this is a message that was not deleted; None is none, and good."""
@@ -316,6 +324,30 @@ class Here:
             (seq, user, reason if seq >= self.first else "") for seq, user, reason in self.reports
         ]
 
+    def depart(self, user: str, now: float, closing: str) -> None:
+        """Have somebody be here no more; what they said goes, too, where that is asked for."""
+        if user in self.roles:
+            self.happen(Happened(user, "leave", fields={"username": user}), now)
+        for held in (self.banned, self.muted, self.spoke):
+            held.pop(user, None)
+        self.readers.discard(user)
+        if closing == "keep":
+            return
+        for seq, each in [*enumerate(self.log, 1)]:
+            if each.who != user or seq < self.first:
+                continue
+            if each.word == "message" and not each.by:
+                self.happen(Happened(user, "delete", target=seq), now)
+            key = each.target, each.fields.get("emoji", ""), user
+            if each.word == "add" and key in self.reactions:
+                fields = {"emoji": key[1]}
+                self.happen(Happened(user, "remove", target=each.target, fields=fields), now)
+        if closing == "forget":
+            self.reports = [
+                (seq, whose, "" if user in (whose, self.log[seq - 1].who) else reason)
+                for seq, whose, reason in self.reports
+            ]
+
 
 @define
 class Model:
@@ -324,6 +356,7 @@ class Model:
     rooms: dict[str, Here] = field(factory=dict)
     txns: dict[tuple[str, str, str], tuple[object, int]] = field(factory=dict)
     disabled: set[str] = field(factory=set)
+    deleted: set[str] = field(factory=set)
     now: float = 0
 
     def ask(
@@ -336,7 +369,7 @@ class Model:
         if txn_id is not None and key in self.txns:
             first, seq = self.txns[key]
             return ("", seq) if first == what.asked else ("txn_conflict", 0)
-        if code := here.judge(what, self.now, self.disabled):
+        if code := here.judge(what, self.now, self.disabled, self.deleted):
             return code, 0
         seq = self._done(here, what) or here.happen(what, self.now, until)
         if txn_id is not None:
@@ -351,6 +384,16 @@ class Model:
         if what.word == "remove":
             return 0 if there else what.target
         return there if what.word == "add" else 0
+
+    def depart(self, user: str, closing: str) -> None:
+        """Have somebody's account deleted, or more of it than before."""
+        self.disabled.discard(user)
+        self.deleted.add(user)
+        for here in self.rooms.values():
+            here.depart(user, self.now, closing)
+        if closing == "forget":
+            for key in [key for key in self.txns if key[0] == user]:
+                del self.txns[key]
 
     def enter(self, room: str, user: str, by: str = "", role: str = "member") -> None:
         here = self.rooms[room]
@@ -548,6 +591,19 @@ class Machine(RuleBasedStateMachine):
         what = Happened(peer.user, word, target=target, fields={"emoji": emoji})
         self.ask(peer, cmd, room, what, txn, seq=target, emoji=emoji)
 
+    @rule(room=st.sampled_from([*ROOMS]), emoji=EMOJI, text=texts("a", "@ada"))
+    def gather(self, room: str, emoji: str, text: str) -> None:
+        """Have all be there, one say something and all react: there is much to take back then."""
+        for who, peer in enumerate(self.peers):
+            if peer.user not in self.model.rooms[room].members():
+                self.join(who, room, None)
+        for peer in self.peers[:1]:
+            self.ask(peer, "send", room, Happened(peer.user, "message", text), content=text)
+        target = self.some_message(room, 0)
+        for peer in self.peers:
+            what = Happened(peer.user, "add", target=target, fields={"emoji": emoji})
+            self.ask(peer, "react", room, what, seq=target, emoji=emoji)
+
     @rule(who=WHO, room=ANYWHERE, back=st.integers(-1, 9))
     def mark_read(self, who: int, room: str, back: int) -> None:
         peer = self.peer(who)
@@ -658,6 +714,9 @@ class Machine(RuleBasedStateMachine):
             return
         pair = next(room for room, both in DIRECT.items() if {peer.user, whom} == {*both})
         there = self.model.rooms.get(pair, Here("direct")).roles
+        if whom in self.model.deleted:
+            assert answer["error"]["code"] == "not_found"
+            return
         if whom in self.model.disabled and whom not in there:
             assert answer["error"]["code"] == "forbidden"
             return
@@ -778,22 +837,31 @@ class Machine(RuleBasedStateMachine):
 
     @rule(user=WHOM)
     def another_device(self, user: str) -> None:
-        if len(self.peers) < 7 and user not in self.model.disabled:
+        if len(self.peers) < 7 and user not in self.model.disabled | self.model.deleted:
             self.run(self._connect(user))
 
     @rule(user=WHOM)
     def disable(self, user: str) -> None:
         """Their connections end; what they are in the rooms stays, until they come back."""
+        if user in self.model.deleted:
+            with pytest.raises(Conflict):
+                self.run(self.chat.disable(User(user, user)))
+        elif self.cut_off(user, self.chat.disable(User(user, user))):
+            self.model.disabled.add(user)
+
+    def cut_off(self, user: str, work: Coroutine[Any, Any, None]) -> bool:
+        """Do what ends all of a user's connections, unless nobody else were there to ask."""
         theirs = [peer for peer in self.peers if peer.user == user]
         if len(theirs) == len(self.peers):
-            return  # somebody must be there to ask
+            work.close()
+            return False
         for peer in theirs:
             self.run(self.read_up(peer))
             self.peers.remove(peer)
-        self.run(self.chat.disable(User(user, user)))
-        self.model.disabled.add(user)
+        self.run(work)
         for peer in theirs:
             assert self.run(peer.talk.goodbye())["code"] == Close.REVOKED
+        return True
 
     @rule(user=WHOM)
     def enable(self, user: str) -> None:
@@ -802,6 +870,19 @@ class Machine(RuleBasedStateMachine):
             self.model.disabled.remove(user)
             self.tokens[user] = self.run(self.chat.issue_token(User(user, user))).secret
             self.run(self._connect(user))
+
+    @rule(user=WHOM, closing=st.sampled_from(["keep", "erase", "forget"]))
+    def delete(self, user: str, closing: Literal["keep", "erase", "forget"]) -> None:
+        """For ever, so not many; of who is deleted more may be asked for."""
+        if user not in self.model.deleted and len(self.model.deleted) == 2:
+            return
+        account = User(user, user)
+        if closing == "forget":
+            work = self.chat.forget(account)
+        else:
+            work = self.chat.delete_account(account, messages=closing)
+        if self.cut_off(user, work):
+            self.model.depart(user, closing)
 
     @rule(who=WHO)
     def hang_up(self, who: int) -> None:
@@ -934,9 +1015,9 @@ class Machine(RuleBasedStateMachine):
     # What must hold.
 
     def compare(self, peer: Peer, event: dict[str, Any]) -> None:
-        room = event["room"]
-        if "seq" not in event or room not in peer.seen:
-            return
+        room = event.get("room")
+        if event["event"] not in LOGGED or room not in peer.seen:
+            return  # `read` has a seq, too
         peer.seen[room] += 1
         assert event["seq"] == peer.seen[room], "each event once, in order, without a hole"
         what = self.model.rooms[room].log[event["seq"] - 1]
@@ -967,9 +1048,7 @@ class Machine(RuleBasedStateMachine):
     async def read_up(self, peer: Peer) -> None:
         """Read until the peer has all that there is."""
         while any(seen < len(self.model.rooms[room].log) for room, seen in peer.seen.items()):
-            event = await peer.talk.event()
-            if "seq" in event:
-                self.compare(peer, event)
+            self.compare(peer, await peer.talk.event())
 
     async def compare_at_rest(self) -> None:
         for peer in self.peers:

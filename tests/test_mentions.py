@@ -10,7 +10,7 @@ from hypothesis import given
 
 from chatcore import names
 from chatcore.errors import Invalid
-from chatcore.mentions import MOST, mentioned
+from chatcore.mentions import mentioned
 
 
 @pytest.mark.parametrize(
@@ -42,17 +42,18 @@ from chatcore.mentions import MOST, mentioned
 def test_a_mention_is_a_name_after_an_at_that_begins_a_word(
     text: str, meant: list[list[str]]
 ) -> None:
-    assert meant == [[*names] for names in mentioned(text)]
+    assert meant == [[*names] for names in mentioned(text, 50)]
 
 
-def test_so_many_count_and_no_more() -> None:
-    text = " ".join(f"@user{number}" for number in range(MOST + 5))
-    assert [(f"user{number}",) for number in range(MOST)] == [*mentioned(text)]
+@pytest.mark.parametrize("most", [0, 1, 50])
+def test_so_many_count_and_no_more(most: int) -> None:
+    text = " ".join(f"@user{number}" for number in range(most + 5))
+    assert [(f"user{number}",) for number in range(most)] == [*mentioned(text, most)]
 
 
 @given(text=st.text("@aB._- \u00e9\u0301/\u592a\u200d", max_size=60))
 def test_every_name_is_one_and_stands_in_the_text(text: str) -> None:
-    for meant in mentioned(text):
+    for meant in mentioned(text, 50):
         assert meant
         for name in meant:
             assert name == names.username(name)
@@ -63,11 +64,11 @@ def test_every_name_is_one_and_stands_in_the_text(text: str) -> None:
 )
 def test_no_text_takes_long(text: str) -> None:
     before = time.process_time()
-    mentioned(text)
+    mentioned(text, 50)
     assert time.process_time() - before < 0.2
 
 
 def test_what_can_be_no_username_is_no_mention() -> None:
     with pytest.raises(Invalid):
         names.username("...")
-    assert mentioned("@...") == ()
+    assert mentioned("@...", 50) == ()

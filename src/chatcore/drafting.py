@@ -90,8 +90,13 @@ class Drafting:
             txn_id=_txn_id(command),
             refusal=refusal or self._refusal(user, command, room),
             limits=limits,
-            mentions=mentioned(str(body["content"])) if "content" in body else (),
+            mentions=self._mentions(body),
         )
+
+    def _mentions(self, body: Mapping[str, object]) -> tuple[tuple[str, ...], ...]:
+        if "content" not in body:
+            return ()
+        return mentioned(str(body["content"]), self._limits.mentions)
 
     def joins(
         self, user: User, room: Room, username: str, role: str = "member", *, creates: bool = False

@@ -8,12 +8,9 @@ import unicodedata
 from chatcore import names
 from chatcore.errors import Invalid
 
-MOST = 50
-"""How many a text may mention; what comes after them is text."""
 
-
-def mentioned(text: str) -> tuple[tuple[str, ...], ...]:
-    """Return for each `@name` of a text what it may mean, the longest first, at most MOST.
+def mentioned(text: str, most: int) -> tuple[tuple[str, ...], ...]:
+    """Return for each `@name` of a text what it may mean, the longest first, at most so many.
 
     A name goes as far as its characters do; what stands at its end, a full stop say, may
     be the sentence's.  An `@` within a word, an e-mail address or a URL's path is none.
@@ -21,7 +18,7 @@ def mentioned(text: str) -> tuple[tuple[str, ...], ...]:
     """
     found: dict[tuple[str, ...], None] = {}
     at = text.find("@")
-    while at >= 0 and len(found) < MOST:
+    while at >= 0 and len(found) < most:
         end = at + 1
         while end < len(text) and _is_of_a_name(text[end]):
             end += 1

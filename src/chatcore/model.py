@@ -244,6 +244,8 @@ class Limits:
     address_connections: int | None = 200
     rooms_joined: int = 100
     rooms_owned: int = 15
+    mentions: int = 50
+    """Whom one text may mention; 0 for nobody."""
     login_seconds: float | None = 300.0
     """How long a connection may stay without a login."""
     buffer_bytes: int = 262_144

@@ -8,7 +8,7 @@ from typing import Any
 
 from chatcore.events import Durable, Stored
 from chatcore.mentions import mentioned
-from chatcore.model import Draft, Room
+from chatcore.model import Draft, Limits, Room
 from chatcore.ports import Outcome
 
 LOBBY = Room("lobby", title="Lobby", epoch="e1")
@@ -18,7 +18,7 @@ NOW = datetime(2026, 1, 1, 12, 30, 15, 123_000, tzinfo=UTC)
 
 def say(sender: str, text: str, room: Room = LOBBY, **more: Any) -> Draft:
     body: dict[str, object] = {"content": text}
-    more.setdefault("mentions", mentioned(text))
+    more.setdefault("mentions", mentioned(text, Limits().mentions))
     if "reply_to" in more:
         body["reply_to"] = more.pop("reply_to")
     at = more.pop("timestamp", NOW)
@@ -27,7 +27,7 @@ def say(sender: str, text: str, room: Room = LOBBY, **more: Any) -> Draft:
 
 def edit(sender: str, target: int, text: str, room: Room = LOBBY, **more: Any) -> Draft:
     body = {"target": target, "content": text}
-    more.setdefault("mentions", mentioned(text))
+    more.setdefault("mentions", mentioned(text, Limits().mentions))
     at = more.pop("timestamp", NOW + timedelta(minutes=1))
     return Draft(room=room, sender=sender, kind="edit", body=body, timestamp=at, **more)
 

@@ -20,7 +20,7 @@ from benchmarks.targets import CHAT, WITHOUT_LOWAT, measure
 from chatcore.model import LOBBY
 
 PEOPLE, SECONDS = 1_000, 3.0
-MESSAGES, PAGE, PAGES = 5_000, 100, 2_000
+MESSAGES, PAGE, PAGES = 1_000, 100, 2_000
 AT_ONCE = 60
 """Pages that are asked for before the first has come: a client of ours may have 64."""
 UNREAD = 300
@@ -28,9 +28,9 @@ UNREAD = 300
 
 
 def run(options: Options) -> Report:
-    people, seconds, pages = PEOPLE, SECONDS, PAGES
+    people, seconds, pages, unread = PEOPLE, SECONDS, PAGES, UNREAD
     if options.quick:
-        people, seconds, pages = 10, 0.2, 20
+        people, seconds, pages, unread = 10, 0.2, AT_ONCE, 20
     kept, unset = Row({"TCP_NOTSENT_LOWAT": "16 KiB"}), Row({"TCP_NOTSENT_LOWAT": "not set"})
     for turn in options.turns():
         ways = [(kept, CHAT), (unset, WITHOUT_LOWAT)]
@@ -42,7 +42,7 @@ def run(options: Options) -> Report:
                 {
                     "µs CPU, one in flight": alone["cpu_us_per_deliv"],
                     "µs CPU, fifty": together["cpu_us_per_deliv"],
-                    **in_bulk(options.directory / "bulk.db", pages, target.prelude),
+                    **in_bulk(options.directory / "bulk.db", pages, unread, target.prelude),
                 }
             )
     ratio = Row({"TCP_NOTSENT_LOWAT": "ratio"})
@@ -51,8 +51,8 @@ def run(options: Options) -> Report:
     return Report([Table("With the option and without", [kept, unset, ratio])], [])
 
 
-def in_bulk(database: Path, pages: int, prelude: str) -> Mapping[str, float]:
-    """Read so many pages as fast as they come, then ask for more and read none."""
+def in_bulk(database: Path, pages: int, unread: int, prelude: str) -> Mapping[str, float]:
+    """Read so many pages as fast as they come, then ask for more and read none of those."""
     populate(database, {LOBBY: ["user0"]}, MESSAGES)
     with (
         serving(database, prelude=prelude) as server,
@@ -71,7 +71,7 @@ def in_bulk(database: Path, pages: int, prelude: str) -> Mapping[str, float]:
             if number >= AT_ONCE:
                 size += len(lines.readline())
         cpu = server.cpu_seconds() - before
-        for _ in range(UNREAD):
+        for _ in range(unread):
             ask(sock, OLD)
         return {
             "ms CPU a MiB in bulk": 1e3 * cpu / (size / 2**20),

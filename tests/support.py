@@ -16,8 +16,10 @@ from pathlib import Path
 
 import websockets
 from attrs import define, field
+from click.testing import CliRunner
 from websockets.asyncio.client import ClientConnection
 
+from chat_transports.server import cli
 from chatcore.errors import LinkClosed
 from chatcore.testing import PATIENCE, Record, Transcript, check_history, read_logs
 
@@ -125,6 +127,21 @@ async def serving(
         await stop(server)
         print(*server.log, sep="\n")  # noqa: T201 - pytest shows it where a test failed
     assert not any("Traceback" in line for line in server.log)
+
+
+async def run_here(*arguments: str | Path, typed: str = "") -> tuple[int, str, str]:
+    """Run a command of chat-serve's that ends by itself; return its status and what it said.
+
+    In this process: to begin one takes longer than most of what they do.
+    """
+
+    def run() -> tuple[int, str, str]:
+        ran = CliRunner().invoke(
+            cli.main, [*map(str, arguments)], typed, prog_name="chat-serve", catch_exceptions=False
+        )
+        return ran.exit_code, ran.stdout, ran.stderr
+
+    return await asyncio.to_thread(run)
 
 
 async def fails_to_start(*arguments: str) -> tuple[int, str]:

@@ -21,7 +21,15 @@ from chatcore import SqliteRepository
 from chatcore.chat import prepare
 from chatcore.errors import Unavailable
 from chatcore.testing import PATIENCE, FaultyRepository, Refusal, failing
-from tests.support import CHAT_SERVE, PASSWORD, connected, fails_to_start, present, serving
+from tests.support import (
+    CHAT_SERVE,
+    PASSWORD,
+    connected,
+    fails_to_start,
+    present,
+    run_here,
+    serving,
+)
 
 # What SQLAlchemy made of that page's tables.
 OLD = """
@@ -79,9 +87,9 @@ async def chat_serve(*arguments: str | Path) -> tuple[int, list[str], str]:
 
 
 async def imported(old: Path, new: Path) -> list[str]:
-    status, lines, err = await chat_serve("import", old, "--database", f"sqlite:///{new}")
+    status, said, err = await run_here("import", old, "--database", f"sqlite:///{new}")
     assert status == 0, err
-    return lines
+    return said.splitlines()
 
 
 def messages_of(path: Path) -> list[tuple[str, str, str]]:

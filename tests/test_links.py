@@ -27,7 +27,7 @@ from chat_transports.framed import OUTLET, FramedLink, FramedWire
 from chat_transports.inbox import FULL, Inbox
 from chat_transports.server import protocols
 from chat_transports.server.protocols import Frames
-from chat_transports.tcp import TcpLink, listen, open_server
+from chat_transports.tcp import TcpLink, listen, open_server, tune
 from chat_transports.websocket import WebSocketLink, route
 from chatcore import Chat, MemoryRepository
 from chatcore.codec import JsonLines
@@ -131,6 +131,7 @@ async def uvicorn_serving(
     server = uvicorn.Server(config)
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as in uvicorn's own
         task = asyncio.create_task(server.serve([listener]))
         await eventually(lambda: server.started)
         try:
@@ -374,6 +375,22 @@ async def test_the_kernel_is_asked_to_find_out_who_is_gone() -> None:
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             waits = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
             assert waits == 2_000 * Limits().ping
+
+
+async def test_without_uvloop_too_what_is_written_is_sent_at_once() -> None:
+    accepted = asyncio.get_running_loop().create_future()
+
+    class Noted(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            sock = transport.get_extra_info("socket")
+            accepted.set_result(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            transport.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        tune(listener, Limits().ping)
+        async with await open_server(Noted, sock=listener, ssl=None):
+            with socket.create_connection(listener.getsockname()):
+                assert await accepted == 1
 
 
 @pytest.mark.parametrize("protocol", ["websockets-sansio", Frames], ids=["asgi", "framed"])

@@ -17,7 +17,7 @@ from chatcore import Chat, SqliteRepository
 from chatcore.chat import prepare
 from chatcore.repository.sql.migrate import downgrade
 from chatcore.testing import PATIENCE
-from tests.support import CHAT_SERVE, PASSWORD, connected, present, serving
+from tests.support import CHAT_SERVE, PASSWORD, connected, present, run_here, serving
 from tests.terminal import Tmux
 
 ANOTHER = "battery staple"
@@ -27,22 +27,15 @@ async def user(
     database: Path | str, *arguments: str, typed: str = PASSWORD, status: int = 0
 ) -> str:
     """Run chat-serve user, and return what it prints: to people, where it fails."""
-    process = await asyncio.create_subprocess_exec(
-        *(*CHAT_SERVE, "--bcrypt-cost", "4", "user", *arguments),
-        *("--database", database if isinstance(database, str) else f"sqlite:///{database}"),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    async with asyncio.timeout(PATIENCE):
-        out, err = await process.communicate(f"{typed}\n".encode())
-    assert process.returncode == status, err.decode()
-    assert b"Traceback" not in err
+    where = database if isinstance(database, str) else f"sqlite:///{database}"
+    command = ("--bcrypt-cost", "4", "user", *arguments, "--database", where)
+    found, out, err = await run_here(*command, typed=f"{typed}\n")
+    assert found == status, err
     if status:
-        assert out == b""
+        assert out == ""
     else:
-        assert err == b""
-    return (err if status else out).decode()
+        assert err == ""
+    return err if status else out
 
 
 @pytest.fixture

@@ -87,16 +87,20 @@ async def open_server(
 
 
 def tune(sock: socket.socket, ping: float) -> None:
-    """Have the kernel find out who is gone, and keep little for who is slow.
+    """Have the kernel send at once, find out who is gone, and keep little for who is slow.
 
     Gone, within twice `ping` seconds, is who acknowledges nothing and takes nothing: a
     slow reader is not, as long as it takes a little (RFC 5482; Linux counts a closed
     window too).  Nothing for a Unix socket: there the kernel knows.
+
+    At once, whatever is still unacknowledged: uvloop has that so, and asyncio only where
+    the socket was made with a protocol's number.
     """
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (
+        ("TCP_NODELAY", 1),
         ("TCP_KEEPIDLE", max(1, round(ping))),
         ("TCP_KEEPINTVL", max(1, round(ping / 4))),
         ("TCP_KEEPCNT", 4),

@@ -47,6 +47,10 @@ def test_a_chat_in_memory_needs_no_database_and_no_web() -> None:
     assert not packages(modules) & (HEAVY | {"sqlite3"})
 
 
+def test_a_server_that_keeps_all_in_memory_needs_no_database() -> None:
+    assert "sqlalchemy" not in packages(loaded("import chat_transports.server.cli"))
+
+
 def test_a_chat_in_a_file_needs_no_web() -> None:
     modules = loaded("from chatcore import Chat, SqliteRepository, serve")
     assert "sqlalchemy" in modules

@@ -17,10 +17,8 @@ import click
 from attrs import evolve
 
 import chatcore
-from chat_transports.server import first_chatroom
 from chat_transports.server.app import Options, ServerError, run
 from chat_transports.server.databases import Check, database_option, kept, named
-from chat_transports.server.importing import Import
 from chat_transports.server.users import user
 from chatcore.chat import prepare
 from chatcore.errors import ChatError, OutcomeUnknown, SchemaError
@@ -219,6 +217,10 @@ def import_(serving_from: str, old: Path, database: str | None) -> None:
     Passwords go on working.  OLD stays as it is.  Each message comes once, so the import
     may be run again, and then brings what is new; stop the server for it.
     """
+    # Here, so that a server that keeps all in memory loads no database.
+    from chat_transports.server import first_chatroom
+    from chat_transports.server.importing import Import
+
     repository = kept(database or serving_from)
     try:
         with first_chatroom.read(old) as chatroom, contextlib.closing(repository):

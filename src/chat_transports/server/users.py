@@ -10,8 +10,9 @@ from typing import IO, Any
 import click
 from attrs import evolve
 
+import chatcore
 from chat_transports.server.databases import database_option, kept
-from chatcore import SqliteRepository, auth, dossier, model, names
+from chatcore import auth, dossier, model, names
 from chatcore.accounts import newcomer
 from chatcore.codec import JsonLines
 from chatcore.errors import ChatError, Conflict, NotFound, OutcomeUnknown, SchemaError
@@ -214,7 +215,7 @@ def export(context: click.Context, name: str, file: IO[bytes], database: str | N
 
 
 @contextlib.contextmanager
-def _opened(context: click.Context, database: str | None) -> Iterator[SqliteRepository]:
+def _opened(context: click.Context, database: str | None) -> Iterator[chatcore.SqliteRepository]:
     """Open the database until the end of the block, and say in one sentence what went wrong."""
     repository = kept(database or context.obj)
     try:
@@ -229,21 +230,21 @@ def _opened(context: click.Context, database: str | None) -> Iterator[SqliteRepo
         raise click.ClickException(str(error)) from error
 
 
-def _account(repository: SqliteRepository, name: str) -> Account:
+def _account(repository: chatcore.SqliteRepository, name: str) -> Account:
     account = repository.user(names.username(name))
     if account is None:
         raise NotFound(f"There is no user {name}")
     return account
 
 
-def _there(repository: SqliteRepository, name: str) -> Account:
+def _there(repository: chatcore.SqliteRepository, name: str) -> Account:
     account = _account(repository, name)
     if account.status == "deleted":
         raise Conflict(f"{account.user.username} was deleted")
     return account
 
 
-def _all(repository: SqliteRepository) -> Iterator[Account]:
+def _all(repository: chatcore.SqliteRepository) -> Iterator[Account]:
     after = ""
     while page := repository.users(after, PAGE):
         yield from page

@@ -109,8 +109,12 @@ def told(link: NotedLink) -> list[dict[str, Any]]:
     return [orjson.loads(line) for data in link.written for line in data.splitlines()]
 
 
+def seqs_in(data: bytes) -> list[int]:
+    return [event["seq"] for event in map(orjson.loads, data.splitlines()) if "seq" in event]
+
+
 def seqs(link: NotedLink) -> list[int]:
-    return [event["seq"] for event in told(link) if "seq" in event]
+    return seqs_in(b"".join(link.written))
 
 
 def counts(link: NotedLink) -> list[int]:
@@ -210,6 +214,28 @@ async def test_who_moves_between_two_slices_of_presence_hears_of_it(kind: Kind) 
         await room.enter("dan", dan)
         await eventually(lambda: counts(dan) == [4])
         await eventually(lambda: counts(cyd)[-1] == 4)
+
+
+async def test_what_is_announced_while_a_big_room_rests_is_joined(
+    kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under load: somebody who writes now and then waits for nothing."""
+    monkeypatch.setattr(hub, "JOINED_BYTES", 65_536)
+    people = {f"user{number}": kind(WIRE) for number in range(300)}
+    *_, last = people.values()
+    async with lobby(**people) as room:
+        room.hub.deliver([text(1)])
+        room.hub.deliver([text(2)])
+        while seqs(last) != [1]:  # noqa: ASYNC110 - each turn of the loop counts
+            await asyncio.sleep(0)
+        room.hub.deliver([text(3)])
+        await room.written()
+        writes = [[seqs_in(data) for data in link.written[-2:]] for link in people.values()]
+        assert writes == [[[1], [2, 3]]] * len(people)
+        room.hub.deliver([text(4)])
+        await room.written()
+        room.hub.deliver([text(5)])
+        assert seqs(people["user0"])[-1] == 5, "at once"
 
 
 @asynccontextmanager

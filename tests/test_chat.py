@@ -233,6 +233,28 @@ async def test_no_refusal_tells_that_a_private_room_is_there() -> None:
         assert {"invalid", "too_large", "not_found", "rate_limited"} == set(codes[0])
 
 
+async def test_changes_have_a_rate_of_their_own_and_leaving_has_none() -> None:
+    limits = Limits(changes=Rate(0.001, 5), messages=Rate(0.001, 1))
+    async with Chat(MemoryRepository(), limits=limits, bcrypt_cost=4) as chat:
+        ada = await chat.register("ada", PASSWORD)
+        await chat.create(ada, "den")
+        await chat.update(ada, "den", topic="tea")
+        await chat.update(ada, "den", topic="cake", txn_id="t")
+        assert (await chat.update(ada, "den", topic="cake", txn_id="t")).duplicate
+        for _ in range(2):
+            await chat.join(ada, "lobby")
+            await chat.join(ada, "lobby")  # a member already
+            await chat.leave(ada, "lobby")
+        for refused in (
+            chat.join(ada, "lobby"),
+            chat.create(ada, "attic"),
+            chat.ban(ada, "den", "bob"),
+        ):
+            with pytest.raises(RateLimited, match="too many changes"):
+                await refused
+        await chat.send(ada, "den", "hello")
+
+
 async def test_public_rooms_may_be_read_by_all_and_written_by_members(chat: Chat) -> None:
     ada, bob = await chat.register("ada", PASSWORD), await chat.register("bob", PASSWORD)
     await chat.join(ada, "lobby")

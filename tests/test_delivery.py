@@ -16,6 +16,7 @@ from chatcore import feed, hub
 from chatcore.chat import Chat
 from chatcore.commands import Since
 from chatcore.connection import serve
+from chatcore.errors import NotFound
 from chatcore.events import Durable, Edit, Message
 from chatcore.model import Credentials, Limits, User
 from chatcore.peer import MemoryLink
@@ -788,8 +789,13 @@ class Overtaken(MemoryRepository):
         self.gate = threading.Event()
         self.gate.set()
         self.holding = 0
+        self.passing = 0
+        """How many reads are not held."""
 
     def _hold(self) -> None:
+        if self.passing and not self.gate.is_set():
+            self.passing -= 1
+            return
         self.holding += 1
         self.gate.wait()
         self.holding -= 1
@@ -805,9 +811,11 @@ class Overtaken(MemoryRepository):
         return found
 
 
-@pytest.mark.parametrize("ask", ["history", "join"])
+@pytest.mark.parametrize("ask", ["history", "around", "join"])
 async def test_a_page_that_a_deletion_overtakes_has_no_text_either(ask: str) -> None:
+    """Nor where it was read before, and what is around it is being read."""
     repository = Overtaken()
+    repository.passing = 1 if ask == "around" else 0
     limits = Limits(messages=None, history=20)
     async with Chat(repository, limits=limits, bcrypt_cost=4) as chat, connect(chat) as (bob, _):
         ada = await chat.register("ada", "correct horse")
@@ -819,17 +827,37 @@ async def test_a_page_that_a_deletion_overtakes_has_no_text_either(ask: str) -> 
         for _ in range(feed.TAIL):
             await chat.send(ada, "lobby", "more")
         fields: dict[str, dict[str, Any]] = {
-            "history": {"around": 3, "limit": 1},
+            "history": {"after": 2, "limit": 1},
+            "around": {"around": 4, "limit": 4},
             "join": {"since": {"epoch": epoch, "seq": 2}},
         }
         bob.events.clear()
         repository.gate.clear()
-        asked = await bob.start(ask, room="lobby", **fields[ask])
+        command = "join" if ask == "join" else "history"
+        asked = await bob.start(command, room="lobby", **fields[ask])
         await eventually(lambda: repository.holding == 1)
         await chat.delete(ada, "lobby", 3)
         repository.gate.set()
         answer = await bob.answer(asked)
-        page = answer["messages" if ask == "history" else "events"]
+        page = answer["events" if ask == "join" else "messages"]
         assert page[0]["seq"] == 3
         assert page[0]["erased"] is True
         assert "secret" not in str(answer)
+
+
+@pytest.mark.parametrize("ask", ["members", "reports"])
+async def test_who_was_removed_is_not_told_what_was_being_read(ask: str) -> None:
+    repository, reading = holding(ask)
+    async with Chat(repository, limits=LIMITS, bcrypt_cost=4) as chat:
+        ada, bob = [await chat.register(name, "correct horse") for name in ("ada", "bob")]
+        await chat.create(ada, "den", kind="private")
+        await chat.invite(ada, "den", "bob")
+        await chat.join(bob, "den")
+        await chat.set_role(ada, "den", "bob", "moderator")
+        reading.clear()
+        asking = asyncio.create_task(getattr(chat, ask)(bob, "den"))
+        await eventually(lambda: repository.calls[ask] == 1)
+        await chat.kick(ada, "den", "bob")
+        reading.set()
+        with pytest.raises(NotFound):
+            await asking

@@ -18,6 +18,7 @@ from chatcore.commands import (
     Members,
     React,
     Report,
+    Rooms,
     Search,
     Send,
     Typing,
@@ -25,7 +26,7 @@ from chatcore.commands import (
     Upon,
     Who,
 )
-from chatcore.errors import Forbidden
+from chatcore.errors import Forbidden, Unavailable
 from chatcore.testing.drafts import THUMB
 
 PASSWORD = "correct horse"
@@ -117,6 +118,25 @@ async def test_each_feature_can_be_switched_off(feature: str) -> None:
             assert [room.name for room in (await peer.rooms()).rooms] == ["lobby", "tea"]
             off = False
             await attempt(peer)
+
+
+async def test_what_a_host_shows_of_its_rooms_is_its_own_business() -> None:
+    class Secretive:
+        def check(self, actor: User, command: Command, room: Room | None) -> None:
+            if isinstance(command, Rooms):
+                raise Forbidden("Not here")
+            if isinstance(command, Search) and room is not None and room.name == "tea":
+                raise Unavailable("Not now")
+
+    async with Chat(MemoryRepository(), policy=Secretive(), bcrypt_cost=4) as chat:
+        ada = await chat.register("ada", PASSWORD)
+        await chat.create(ada, "tea")
+        await chat.join(ada, "lobby")
+        for room in ("lobby", "tea"):
+            await chat.send(ada, room, "good morning")
+        with pytest.raises(Forbidden, match="Not here"):
+            await chat.rooms(ada)
+        assert [each.room for each in (await chat.search(ada, "morning")).messages] == ["lobby"]
 
 
 async def test_mentions_can_be_switched_off() -> None:

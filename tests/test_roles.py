@@ -32,6 +32,7 @@ LIMITS = Limits(
     messages=None,
     attempts=None,
     typing=None,
+    changes=None,
     address_connections=None,
     rooms_joined=10_000,
     rooms_owned=10_000,
@@ -195,6 +196,10 @@ async def test_what_one_may_not_see_is_as_if_it_were_not_there() -> None:
                             await attempt(peer, action, who, room)
                         errors.append((refused.value.code, refused.value.message))
                     assert errors == [("not_found", "There is no such room")] * 2
+                for room in (f"read-{who}-private", "nowhere"):
+                    for text in ("words", f"words in:{LOBBY}"):
+                        with pytest.raises(NotFound, match="There is no such room"):
+                            await peer.search(text, room=room)
                 listed = await peer.rooms()
                 assert [room.name for room in listed.rooms] == [LOBBY]
 

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Generic, Self, TypeAlias, TypeVar
@@ -20,7 +21,6 @@ from chatcore.drafting import REPLIES, Drafting
 from chatcore.errors import (
     ChatError,
     Conflict,
-    Forbidden,
     Invalid,
     NotFound,
     NotMember,
@@ -57,6 +57,7 @@ from chatcore.events import (
     WhoReply,
 )
 from chatcore.feed import Feed, Listener
+from chatcore.folding import without
 from chatcore.hub import Hub
 from chatcore.journal import Journal
 from chatcore.model import (
@@ -300,6 +301,7 @@ class Chat(Accounts, Moderation):
         Or are invited to.
         """
         self._check_open()
+        self._policy.check(user, commands.Rooms(after, limit), None)
         limit = self._pages.clamp(limit)
         found = await self._read(self._repository.rooms, user.username, after or "", limit + 1)
         return RoomsReply(found[:limit], complete=len(found) <= limit)
@@ -307,13 +309,17 @@ class Chat(Accounts, Moderation):
     async def create(
         self, user: User, room: str, *, kind: str = "public", title: str = "", topic: str = ""
     ) -> Room:
-        """Create a room; its first event makes the user its owner.  Raises Invalid, Conflict."""
+        """Create a room; its first event makes the user its owner.
+
+        Raises Invalid, Conflict, Forbidden, RateLimited.
+        """
         command = commands.Create(room, kind, title, topic)
         name = names.room_name(room)
         if names.is_direct(name):
             raise Invalid("That room name is kept for the rooms of two people; choose another")
         new = Room(name, kind, model.line(title, "title", 100), model.line(topic, "topic", 500))
         self._policy.check(user, command, new)
+        self._drafting.take_change(user)
         draft = self._drafting.joins(user, new, user.username, "owner", creates=True)
         await self._append(draft)
         return new
@@ -372,7 +378,7 @@ class Chat(Accounts, Moderation):
         else the newest messages, at most `history`.  Either way the listener gets
         next what follows, and nothing before the caller next awaits.
 
-        Raises NotFound, Banned, Forbidden, Unavailable.
+        Raises NotFound, Banned, Forbidden, RateLimited, Unavailable.
         """
         command = commands.Join(room, since, history)
         found = await self._room(room)
@@ -381,6 +387,7 @@ class Chat(Accounts, Moderation):
             membership = await self._membership(found, user, feed)
             if membership is None:
                 await self._check("join", user, command, found)
+                self._drafting.take_change(user)
                 with contextlib.suppress(Conflict):  # joined on another connection, just before
                     draft = self._drafting.joins(user, found, user.username)
                     await self.hub.reach(feed, await self._append(draft))
@@ -555,12 +562,12 @@ class Chat(Accounts, Moderation):
         kinds = tuple(types) if types is not None else None
         command = commands.History(room, before, after, around, limit, kinds)
         action = "audit" if {*(kinds or ())} - {"message"} else "read"
-        found = await self._readable(user, command, action)
-        async with self.hub.feed(found.name) as feed:
-            head = feed.head
-            page, complete = await self._pages.history(feed, head, command, user.username)
-            if user.username in feed.ended:  # meanwhile: what was read may not pass any more
-                await self._check(action, user, command, found)
+        async with self._reading(user, command, action) as (found, feed, still_may):
+            with feed.reading():  # a page may be several reads
+                head = feed.head
+                page, complete = await self._pages.history(feed, head, command, user.username)
+                await still_may()
+                page = without(feed.erased, page)
             messages = [event for event in page if isinstance(event, Message)]
             others = tuple(event for event in page if not isinstance(event, Message))
             return HistoryReply(messages, found.epoch, feed.first, head, complete, others)
@@ -620,15 +627,16 @@ class Chat(Accounts, Moderation):
             self._policy.check(user, command, None)
         else:
             found = await self._room(name)
+            await self._check("read", user, command, found)
             if asked.room not in (None, found.name):
                 raise Invalid("in: names another room than the one that is to be searched")
-            await self._check("read", user, command, found)
             asked = evolve(asked, room=found.name)
 
         async def allows(name: str) -> bool:
+            room = await self._room(name)
             try:
-                self._policy.check(user, command, await self._room(name))
-            except (Forbidden, NotFound):
+                self._policy.check(user, command, room)
+            except ChatError:
                 return False
             return True
 
@@ -658,9 +666,11 @@ class Chat(Accounts, Moderation):
         self, user: User, room: str, *, after: int | None = None, limit: int | None = None
     ) -> ReportsReply:
         """List what a room's moderators were told of, by number.  Raises NotFound, Forbidden."""
-        found = await self._readable(user, commands.Reports(room, after, limit), "reports")
+        command = commands.Reports(room, after, limit)
         limit = self._pages.clamp(limit)
-        listed = await self._read(self._repository.reports, found.name, after or 0, limit + 1)
+        async with self._reading(user, command, "reports") as (found, _, still_may):
+            listed = await self._read(self._repository.reports, found.name, after or 0, limit + 1)
+            await still_may()
         return ReportsReply(listed[:limit], complete=len(listed) <= limit)
 
     # People.
@@ -682,7 +692,8 @@ class Chat(Accounts, Moderation):
 
     async def who(self, user: User, room: str) -> WhoReply:
         """Return who is online in a room: how many, and of them up to WHO_NAMED by name."""
-        found = await self._readable(user, commands.Who(room))
+        async with self._reading(user, commands.Who(room)) as (found, _, still_may):
+            await still_may()
         online = self._presence.online(found.name)
         return WhoReply(online[:WHO_NAMED], len(online))
 
@@ -690,9 +701,11 @@ class Chat(Accounts, Moderation):
         self, user: User, room: str, *, after: str | None = None, limit: int | None = None
     ) -> MembersReply:
         """List a room's members, by username."""
-        found = await self._readable(user, commands.Members(room, after, limit))
+        command = commands.Members(room, after, limit)
         limit = self._pages.clamp(limit)
-        listed = await self._read(self._repository.members, found.name, after or "", limit + 1)
+        async with self._reading(user, command) as (found, _, still_may):
+            listed = await self._read(self._repository.members, found.name, after or "", limit + 1)
+            await still_may()
         return MembersReply(listed[:limit], complete=len(listed) <= limit)
 
     # Observing.
@@ -767,20 +780,34 @@ class Chat(Accounts, Moderation):
         return room
 
     async def _readable(
-        self,
-        user: User,
-        command: commands.History
-        | commands.Who
-        | commands.Members
-        | commands.MarkRead
-        | commands.Report
-        | commands.Reports,
-        action: str = "read",
+        self, user: User, command: commands.MarkRead | commands.Report, action: str
     ) -> Room:
-        """Find a room that a user may read, or do this in.  Raises NotFound, Forbidden."""
+        """Find a room that a user may do this in.  Raises NotFound, Forbidden."""
         room = await self._room(command.room)
         await self._check(action, user, command, room)
         return room
+
+    @asynccontextmanager
+    async def _reading(
+        self,
+        user: User,
+        command: commands.History | commands.Who | commands.Members | commands.Reports,
+        action: str = "read",
+    ) -> AsyncIterator[tuple[Room, Feed, Callable[[], Awaitable[None]]]]:
+        """Hold the feed of a room that a user may read, and give what looks whether they still may.
+
+        For what was read before that: nothing passes to somebody once their removal is
+        acknowledged.  Raises NotFound, Forbidden.
+        """
+        room = await self._room(command.room)
+        async with self.hub.feed(room.name) as feed:
+            await self._check(action, user, command, room)
+
+            async def still_may() -> None:
+                if feed.waiting is not None or user.username in feed.ended:
+                    await self._check(action, user, command, room)
+
+            yield room, feed, still_may
 
     async def _check(self, action: str, user: User, command: commands.Command, room: Room) -> None:
         """Ask the table, and then the host's policy, which might tell that there is a room."""

@@ -364,6 +364,9 @@ Upon: TypeAlias = Invite | Kick | Ban | Unban | Mute | Unmute | SetRole
 Rated: TypeAlias = Send | Edit | React
 """Counted by `limits.messages`; to take something back is free."""
 
+Changing: TypeAlias = Upon | Update
+"""Counted by `limits.changes`, as joining and creating a room are; to leave is free."""
+
 Durable: TypeAlias = Send | Edit | Delete | React | Unreact | Leave | Upon | Update
 """Become an event of the room's log, in the order they came, without waiting for one another."""
 

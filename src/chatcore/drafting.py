@@ -63,14 +63,15 @@ class Drafting:
         self._limits = limits
         self._now = now
         self._messages = Rates(limits.messages, "Slow down: too many messages")
+        self._changes = Rates(limits.changes, "Slow down: too many changes")
 
     async def draft(self, user: User, command: commands.Durable) -> Draft:
         """Return what a command asks of the log.  Raises what can be refused at once."""
         # What can be refused without the room is, whether there is such a room or not.
         kind, body, refusal = self._body(user, command)
         try:
-            if isinstance(command, commands.Rated):
-                self._messages.take(user.username)
+            if (rates := self._rates(command)) is not None:
+                rates.take(user.username)
         except RateLimited as error:
             if _txn_id(command) is None:
                 raise
@@ -120,15 +121,27 @@ class Drafting:
             return error
         return None
 
+    def _rates(self, command: commands.Durable) -> Rates | None:
+        match command:
+            case _ if isinstance(command, commands.Rated):
+                return self._messages
+            case _ if isinstance(command, commands.Changing):
+                return self._changes
+        return None
+
     def take(self, user: User) -> None:
         """Count what is no message, and costs the server as much.  Raises RateLimited."""
         self._messages.take(user.username)
 
+    def take_change(self, user: User) -> None:
+        """Count one more room that is made or joined.  Raises RateLimited."""
+        self._changes.take(user.username)
+
     def settled(self, command: commands.Durable, draft: Draft, outcome: Outcome) -> None:
         """Give back what a retry has taken: it costs nothing."""
         repeats = isinstance(outcome, Duplicate) and not isinstance(draft.refusal, RateLimited)
-        if repeats and isinstance(command, commands.Rated):
-            self._messages.give_back(draft.sender)
+        if repeats and (rates := self._rates(command)) is not None:
+            rates.give_back(draft.sender)
 
     def _body(
         self, user: User, command: commands.Durable

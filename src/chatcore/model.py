@@ -240,6 +240,8 @@ class Limits:
     """Registrations and logins by password, for one peer address."""
     typing: Rate | None = Rate(1, 5)
     """Of one user, in all rooms."""
+    changes: Rate | None = Rate(2, 100)
+    """Rooms that one user makes, joins or changes, and what they do to members."""
     user_connections: int | None = 50
     address_connections: int | None = 200
     rooms_joined: int = 100
@@ -262,6 +264,7 @@ class Limits:
             messages=None,
             attempts=None,
             typing=None,
+            changes=None,
             user_connections=None,
             address_connections=None,
             login_seconds=None,

@@ -24,7 +24,7 @@ from chat_transports import http, websocket
 from chat_transports.endpoints import ENDPOINTS
 from chatcore import Chat, Limits, MemoryRepository, Rate, User
 from chatcore.commands import Bound, Command, Send
-from chatcore.errors import ChatError, Muted
+from chatcore.errors import ChatError, Muted, Unauthenticated
 from chatcore.model import Credentials
 from chatcore.testing import FaultyRepository, Refusal, eventually, failing
 from chatcore.testing.drafts import THUMB
@@ -614,6 +614,33 @@ async def test_a_hosts_own_users_and_policy() -> None:
         assert others.code == (403, "forbidden")
         refused = await asking.post("/rooms/lobby/messages", {"content": "x"}, headers=cookie)
         assert refused.code == (403, "muted")
+
+
+async def test_a_host_that_lets_no_strangers_in_has_no_accounts_made_here() -> None:
+    class Sessions:
+        async def authenticate(self, credentials: Credentials) -> User | None:
+            assert credentials.token is None, "that is not the host's to judge"
+            name = credentials.cookies.get("session")
+            if name is None:
+                raise Unauthenticated("Sign in at the front page")
+            return User(name, name.title())
+
+    chat = Chat(MemoryRepository(), authenticator=Sessions(), bcrypt_cost=4)
+    async with door(chat) as asking:
+        bob = {**ADA, "username": "bob"}
+        token = (await chat.issue_token(await chat.register("bob", PASSWORD))).secret
+        for asking.token in ("", token):
+            for path, account in (("/register", ADA), ("/login", bob)):
+                refused = await asking.post(path, account)
+                assert refused.told == (401, False, "Sign in at the front page")
+        asking.token = ""
+        cookie = {"Cookie": "session=ada"}
+        assert (await asking.get("/rooms", headers=cookie)).status == 200
+        for path, account in (("/register", {**ADA, "username": "cyd"}), ("/login", bob)):
+            refused = await asking.post(path, account, headers=cookie)
+            assert refused.told == (409, False, "Logged in as ada; log out first")
+        own = await asking.post("/login", bob, headers={"Cookie": "session=bob"})
+        assert own.told == (200, True, "Login successful")
 
 
 def test_every_error_has_a_status() -> None:

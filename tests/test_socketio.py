@@ -29,8 +29,8 @@ from websockets.asyncio.client import ClientConnection
 from chat_transports import http, socketio, websocket
 from chat_transports.socketio import LegacyJoin, SocketIoLink, SocketIoWire, tame
 from chatcore import Chat, Limits, MemoryRepository, User
-from chatcore.errors import LinkClosed, UnknownCommand
-from chatcore.model import MAX_FRAME
+from chatcore.errors import LinkClosed, Unauthenticated, UnknownCommand
+from chatcore.model import MAX_FRAME, Credentials
 from chatcore.ports import Link
 from chatcore.testing import PATIENCE, LinkPeer, check_link, eventually
 from tests.support import (
@@ -905,6 +905,27 @@ async def test_a_page_comes_from_the_same_origin_or_an_allowed_one() -> None:
             async with engine(base, origin="https://evil.example"):
                 pass
         assert refused.value.response.status_code == 403
+
+
+async def test_a_stranger_whom_the_host_does_not_let_in_is_told_so() -> None:
+    """Before anything else, whatever token the connection brings."""
+
+    class Sessions:
+        async def authenticate(self, credentials: Credentials) -> User | None:
+            raise Unauthenticated("Sign in at the front page")
+
+    chat = Chat(MemoryRepository(), authenticator=Sessions(), bcrypt_cost=4)
+    async with in_process(chat) as base:
+        token = (await chat.issue_token(await chat.register("ada", PASSWORD))).secret
+        for auth in ("", f'{{"token":"{token}"}}'):
+            async with engine(base) as connection:
+                await connection.send(f"40{auth}")
+                heard: list[str] = []
+                with contextlib.suppress(websockets.ConnectionClosed):
+                    while True:
+                        heard.append(str(await connection.recv()))
+                told = '42["error",{"message":"The connection ends: Sign in at the front page"}]'
+                assert [packet for packet in heard if packet.startswith("42")] == [told]
 
 
 async def test_a_chat_that_was_not_started_says_so(caplog: pytest.LogCaptureFixture) -> None:

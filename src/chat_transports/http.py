@@ -14,6 +14,7 @@ from math import ceil
 from typing import Any, TypeAlias
 
 import orjson
+from attrs import evolve
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -32,6 +33,7 @@ from chatcore.chat import Chat
 from chatcore.commands import Command
 from chatcore.errors import (
     ChatError,
+    Conflict,
     Forbidden,
     Internal,
     Invalid,
@@ -164,14 +166,20 @@ class _Door:
     # Accounts.
 
     async def register(self, request: Request) -> Response:
+        known = await self._let_in(request)
+        if known is not None:
+            raise Conflict(f"Logged in as {known.username}; log out first")
         username, password = await self._name_and_password(request)
         await self._chat.register(username, password, peer=credentials(request).peer)
         return _json({"success": True, "message": "Registration successful"}, 201)
 
     async def login(self, request: Request) -> Response:
+        known = await self._let_in(request)
         username, password = await self._name_and_password(request)
         peer = credentials(request).peer
         user = await self._chat.login(username, password, peer=peer)
+        if known is not None and known.username != user.username:
+            raise Conflict(f"Logged in as {known.username}; log out first")
         token = await self._chat.issue_token(user)
         if self._on_login is not None:
             self._on_login(peer, user, token.secret)
@@ -185,6 +193,14 @@ class _Door:
                 "expires": fields["expires"],
             }
         )
+
+    async def _let_in(self, request: Request) -> User | None:
+        """Return whom the host knows, as of a connection; a token has no say in it.
+
+        Raises what the host does where it lets no strangers in.
+        """
+        known = await self._chat.authenticate(evolve(credentials(request), token=None))
+        return known[0] if known is not None else None
 
     async def _name_and_password(self, request: Request) -> tuple[str, str]:
         fields = await self._body(request)

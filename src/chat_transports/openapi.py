@@ -84,7 +84,7 @@ def _responses(
     return responses
 
 
-_ACCOUNT = (400, 403, 413, 415, 429, 500, 503)
+_ACCOUNT = (400, 401, 403, 409, 413, 415, 429, 500, 503)
 _READ = (400, 401, 403, 404, 500, 503)
 _WRITE = (*_READ, 409, 413, 415, 429, 507)
 _TOKEN: list[dict[str, Any]] = [{"token": []}]
@@ -105,7 +105,7 @@ _PATHS: dict[str, Any] = {
             "summary": "Create an account",
             "requestBody": _body(_schema("Account")),
             "responses": _responses(
-                {201: ("The account is there", _schema("Done"))}, *_ACCOUNT, 409, form="Done"
+                {201: ("The account is there", _schema("Done"))}, *_ACCOUNT, form="Done"
             ),
         }
     },
@@ -114,9 +114,7 @@ _PATHS: dict[str, Any] = {
             "operationId": "login",
             "summary": "Get a token for a name and a password",
             "requestBody": _body(_schema("Account")),
-            "responses": _responses(
-                {200: ("The token", _schema("Login"))}, *_ACCOUNT, 401, form="Done"
-            ),
+            "responses": _responses({200: ("The token", _schema("Login"))}, *_ACCOUNT, form="Done"),
         }
     },
     "/logout": {

@@ -566,6 +566,16 @@ async def test_what_makes_no_command_is_refused(method: str, path: str, body: An
         assert (await asking.ask(method, path, json=body)).code == (400, "invalid")
 
 
+async def test_what_is_nested_deeply_is_refused_however_deeply() -> None:
+    async with door(memory_chat()) as asking:
+        await asking.post("/register", ADA)
+        await asking.log_in(**ADA)
+        for depth in (2, 200, 300, 1000, 2000):
+            body = b'{"room":' + b"[" * depth + b"]" * depth + b"}"
+            json = {"Content-Type": "application/json"}
+            assert (await asking.post("/rooms", data=body, headers=json)).code == (400, "invalid")
+
+
 def test_every_command_has_a_path() -> None:
     """But for those of a connection, of which HTTP has what it needs by itself."""
     taken = [each.command for methods in ENDPOINTS.values() for each in methods.values()]

@@ -300,7 +300,11 @@ class _Door:
         """Have the protocol's codec read a command's fields.  Raises Invalid."""
         if extra := {"cmd", "id", *path} & fields.keys():
             raise Invalid(f"{cmd}: there is no field {min(extra)!r}")
-        request = self._chat.wire.decode(orjson.dumps({"cmd": cmd, **fields, **path}))
+        try:
+            frame = orjson.dumps({"cmd": cmd, **fields, **path})
+        except orjson.JSONEncodeError:  # it reads deeper than it writes
+            raise Invalid(f"{cmd}: a field is nested too deeply") from None
+        request = self._chat.wire.decode(frame)
         if isinstance(request.command, ChatError):
             raise request.command
         return request.command

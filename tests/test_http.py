@@ -566,6 +566,55 @@ async def test_what_makes_no_command_is_refused(method: str, path: str, body: An
         assert (await asking.ask(method, path, json=body)).code == (400, "invalid")
 
 
+async def test_a_body_that_is_no_object_is_no_command_without_fields() -> None:
+    """A ban, say, which would be for ever."""
+    async with door(memory_chat()) as asking:
+        await asking.post("/register", ADA)
+        await asking.log_in(**ADA)
+        await asking.post("/rooms", {"room": "tea"})
+        json = {"Content-Type": "application/json"}
+        for body in (b"[]", b"0", b"false", b'""', b"null", b"[1]", b" "):
+            for method, path in (
+                ("PUT", "/rooms/tea/bans/ada"),
+                ("POST", "/rooms/tea/join"),
+                ("POST", "/logout"),
+                ("POST", "/password"),
+            ):
+                refused = await asking.ask(method, path, data=body, headers=json)
+                assert refused.code == (400, "invalid")
+                assert refused.json["error"]["message"].startswith("The body is not ")
+        assert (await asking.post("/rooms/tea/join", {})).status == 200
+        assert (await asking.post("/rooms/tea/join")).status == 200
+
+
+async def test_fields_in_the_wrong_place_are_refused_and_not_passed_over() -> None:
+    async with door(memory_chat()) as asking:
+        await asking.post("/register", ADA)
+        await asking.log_in(**ADA)
+        await asking.post("/rooms", {"room": "tea"})
+        seq = (await asking.post("/rooms/tea/messages", {"content": "x"})).json["seq"]
+        message = f"/rooms/tea/messages/{seq}"
+        reason = {"reason": "rude"}
+        for method, path in (("DELETE", message), ("GET", "/rooms")):
+            refused = await asking.ask(method, path, json=reason)
+            assert (refused.status, refused.json["error"]["message"]) == (
+                400,
+                f"{method} takes no body: its fields are in the query",
+            )
+        for method, path in (
+            ("PUT", "/rooms/tea/bans/bob?until=2126-11-22T08:00:00Z"),
+            ("POST", "/logout?everywhere=true"),
+        ):
+            refused = await asking.ask(method, path)
+            assert (refused.status, refused.json["error"]["message"]) == (
+                400,
+                f"{method} takes no query: its fields are in the body",
+            )
+        assert (await asking.ask("DELETE", f"{message}?reason=rude")).status == 200
+        (deleted,) = (await asking.get("/rooms/tea/messages?types=delete")).json["events"]
+        assert deleted["reason"] == "rude"
+
+
 async def test_what_is_nested_deeply_is_refused_however_deeply() -> None:
     async with door(memory_chat()) as asking:
         await asking.post("/register", ADA)

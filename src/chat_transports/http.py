@@ -9,7 +9,7 @@ what nobody was asked for, an unknown path say, is answered in both.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from math import ceil
 from typing import Any, TypeAlias
 
@@ -203,9 +203,11 @@ class _Door:
         return known[0] if known is not None else None
 
     async def _name_and_password(self, request: Request) -> tuple[str, str]:
-        fields = await self._body(request)
+        fields = await self._given(request)
         if not fields:
             raise Invalid("No data provided")
+        if type(fields) is not dict:
+            raise Invalid("The body is not a JSON object")
         given = [fields.get(name) for name in ("username", "password")]
         if not all(given):
             raise Invalid("Username and password are required")
@@ -243,6 +245,8 @@ class _Door:
             user, _ = await self._who(request)
             endpoint = methods["GET" if request.method == "HEAD" else request.method]
             if endpoint.in_query:
+                if await _has_body(request):
+                    raise Invalid(f"{request.method} takes no body: its fields are in the query")
                 fields = endpoint.read(request.query_params)
             else:
                 fields = await self._body(request)
@@ -274,27 +278,30 @@ class _Door:
     # Bodies and replies.
 
     async def _body(self, request: Request) -> dict[str, Any]:
-        """Return a body's fields, none for an empty one.  Raises Invalid, TooLarge."""
+        """Return a body's fields, none where there is no body.  Raises Invalid, TooLarge."""
+        if request.query_params:
+            raise Invalid(f"{request.method} takes no query: its fields are in the body")
+        fields = await self._given(request)
+        if type(fields) is not dict:  # nor what is as good as nothing: it may be a mistake
+            raise Invalid("The body is not a JSON object")
+        return fields
+
+    async def _given(self, request: Request) -> Any:
+        """Return what a body says, `{}` where there is none.  Raises Invalid, TooLarge."""
         most = self._chat.limits.frame_bytes
         body = bytearray()
-        try:
-            async for part in request.stream():
-                body += part
-                if len(body) > most:
-                    raise TooLarge(f"A request's body has at most {most} bytes")
-        except ClientDisconnect:
-            raise Invalid("The body is not whole") from None
+        async for part in _parts(request):
+            body += part
+            if len(body) > most:
+                raise TooLarge(f"A request's body has at most {most} bytes")
         if not body:
             return {}
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _JSON:
             raise _NotJson(f"Send the body as Content-Type: {_JSON}")
         try:
-            fields = orjson.loads(bytes(body))
+            return orjson.loads(bytes(body))
         except orjson.JSONDecodeError:
             raise Invalid("The body is not JSON") from None
-        if fields and type(fields) is not dict:
-            raise Invalid("The body is not a JSON object")
-        return fields or {}
 
     def _command(self, cmd: str, fields: Mapping[str, Any], **path: Any) -> Command:
         """Have the protocol's codec read a command's fields.  Raises Invalid."""
@@ -327,6 +334,21 @@ class _NotJson(Invalid):
 
 _JSON = "application/json"
 _NOBODY = User("", "")
+
+
+async def _has_body(request: Request) -> bool:
+    async for part in _parts(request):
+        if part:
+            return True
+    return False
+
+
+async def _parts(request: Request) -> AsyncIterator[bytes]:
+    try:
+        async for part in request.stream():
+            yield part
+    except ClientDisconnect:
+        raise Invalid("The body is not whole") from None
 
 
 def _status(error: ChatError) -> int:

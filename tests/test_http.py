@@ -71,6 +71,13 @@ class Client:
             await self._check(method, path.partition("?")[0], answer)
         return answer
 
+    async def headers(self, method: str, path: str, headers: Mapping[str, str] = {}) -> Answer:
+        """Ask for what is no JSON, and not in the document."""
+        sent = {"Authorization": f"Bearer {self.token}", **headers}
+        url = f"{self._root}{path}"
+        async with self._session.request(method, url, headers=sent) as response:
+            return Answer(response.status, response.headers, await response.read())
+
     async def get(self, path: str, **options: Any) -> Answer:
         return await self.ask("GET", path, **options)
 
@@ -644,6 +651,7 @@ async def test_a_rate_is_the_same_at_every_door() -> None:
         refused = await asking.post("/rooms/lobby/messages", {"content": "three"})
         assert refused.code == (429, "rate_limited")
         assert refused.headers["Retry-After"] == "2"
+        assert (await asking.get("/search?query=one")).code == (429, "rate_limited")
 
 
 async def test_a_hosts_own_users_and_policy() -> None:
@@ -717,6 +725,51 @@ async def test_a_page_of_another_origin_may_not_ask_unless_it_is_allowed() -> No
         good = await asking.post("/register", ADA, headers={"Origin": "https://example.org"})
         assert good.status == 201
         assert good.headers["Access-Control-Allow-Origin"] == "https://example.org"
+        assert good.headers["Access-Control-Expose-Headers"] == "retry-after"
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
+async def test_whatever_changes_something_is_for_pages_of_the_same_origin(method: str) -> None:
+    async with door(memory_chat(), allow_origins=["https://example.org"]) as asking:
+        await asking.post("/register", ADA)
+        await asking.log_in(**ADA)
+        await asking.post("/rooms", {"room": "tea"})
+        seq = (await asking.post("/rooms/tea/messages", {"content": "x"})).json["seq"]
+        path = f"/rooms/tea/messages/{seq}"
+        asked: dict[str, Any] = {}
+        match method:
+            case "PUT":
+                path += f"/reactions/{THUMB}"
+            case "PATCH":
+                asked["json"] = {"content": "y"}
+        evil = await asking.ask(method, path, headers={"Origin": "https://evil.example"}, **asked)
+        assert evil.code == (403, "forbidden")
+        assert (await asking.get("/rooms/tea/messages")).json["head"] == seq, "nothing was done"
+        good = await asking.ask(method, path, headers={"Origin": "https://example.org"}, **asked)
+        assert good.status == 200
+        preflight = {"Origin": "https://example.org", "Access-Control-Request-Method": method}
+        allowed = await asking.headers("OPTIONS", path, preflight)
+        assert allowed.status == 200
+        assert method in allowed.headers["Access-Control-Allow-Methods"]
+        refused = await asking.headers(
+            "OPTIONS", path, {**preflight, "Origin": "https://evil.example"}
+        )
+        assert refused.status == 400
+        assert "Access-Control-Allow-Origin" not in refused.headers
+
+
+async def test_head_is_answered_as_get_is_without_the_body() -> None:
+    async with door(memory_chat()) as asking:
+        await asking.post("/register", ADA)
+        assert (await asking.headers("HEAD", "/rooms")).status == 401
+        await asking.log_in(**ADA)
+        for path in ("/rooms?limit=1", "/rooms/lobby/online", "/openapi.json", "/healthz"):
+            got, head = await asking.get(path), await asking.headers("HEAD", path)
+            assert (head.status, head.json) == (200, b"")
+            for name in ("Content-Length", "Content-Type", "Cache-Control"):
+                assert head.headers[name] == got.headers[name]
+        assert (await asking.headers("HEAD", "/rooms/lobby/messages?limit=0")).status == 400
+        assert (await asking.headers("HEAD", "/login")).status == 405
 
 
 # What is asked about the server.

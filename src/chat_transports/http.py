@@ -104,6 +104,7 @@ def app(
         allow_origins=[*allow_origins],
         allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
         allow_headers=["authorization", "content-type"],
+        expose_headers=["retry-after"],
     )
     made = Starlette(
         routes=routes,

@@ -85,8 +85,8 @@ def _responses(
 
 
 _ACCOUNT = (400, 401, 403, 409, 413, 415, 429, 500, 503)
-_READ = (400, 401, 403, 404, 500, 503)
-_WRITE = (*_READ, 409, 413, 415, 429, 507)
+_READ = (400, 401, 403, 404, 429, 500, 503)
+_WRITE = (*_READ, 409, 413, 415, 507)
 _TOKEN: list[dict[str, Any]] = [{"token": []}]
 
 _PATHS: dict[str, Any] = {

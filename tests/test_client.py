@@ -18,6 +18,7 @@ from chat_transports.client import Backoff, CannotConnect, Client, connect
 from chatcore import Delete, Edit, Message, User, follower
 from chatcore.errors import (
     BadCredentials,
+    ChatError,
     Conflict,
     Internal,
     Invalid,
@@ -531,6 +532,37 @@ async def test_unanswered_commands_are_asked_again_in_order_and_others_fail() ->
         assert [2, 3, 4] == [reply.seq for reply in await durable]
     assert sent[1:4] == sent[4:]
     assert 3 == len({frame["txn_id"] for frame in sent[4:]}), "each has one, and the same again"
+
+
+@pytest.mark.parametrize("code", ["not_member", "not_found", "banned"])
+async def test_a_room_is_left_by_a_leave_whose_first_answer_was_lost(code: str) -> None:
+    """Whatever the room is by then for who is not in it: not there, where it is private."""
+
+    def refusal(asked: Frame) -> Frame:
+        return {
+            "error": {"code": code, "message": "No", "retryable": False},
+            "id": asked["id"],
+        }
+
+    async def cut(hear: Any, say: Any) -> None:
+        say({"hello": HELLO})
+        say(login((await hear("login"))["id"]))
+        say(joined((await hear("join"))["id"], 1))
+        say(refusal(await hear("leave")))
+        await hear("leave")
+
+    async def answers(hear: Any, say: Any) -> None:
+        say({"hello": HELLO})
+        say({**login((await hear("login"))["id"]), "rooms": []})
+        say(refusal(await hear("leave")))
+        await hear("nothing more")
+
+    async with following(cut, answers) as url, connect(url, token="c", backoff=SOON) as chat:
+        await chat.join("lobby")
+        with pytest.raises(ChatError) as first:
+            await chat.leave("lobby")
+        assert first.value.code == code, "what was asked once alone is answered as it is"
+        await chat.leave("lobby")
 
 
 async def test_a_refusal_that_will_pass_is_waited_for() -> None:

@@ -31,9 +31,11 @@ from chatcore.codec import PROTOCOL, JsonLines
 from chatcore.commands import Command
 from chatcore.errors import (
     BadCredentials,
+    Banned,
     ChatError,
     Internal,
     LinkClosed,
+    NotFound,
     NotMember,
     RateLimited,
     TooLarge,
@@ -621,8 +623,9 @@ class Client(Participant):
     def _left(
         self, command: commands.Leave, outcome: Reply | ChatError, *, before: bool
     ) -> Reply | ChatError:
-        if isinstance(outcome, NotMember) and before:
-            outcome = LeaveReply(room_name(command.room))  # the first time did it
+        # The first time did it: who has left a private room does not see it any more.
+        if isinstance(outcome, NotMember | NotFound | Banned) and before:
+            outcome = LeaveReply(room_name(command.room))
         if isinstance(outcome, LeaveReply):
             self._follower.left(outcome.room)
         return outcome

@@ -30,11 +30,12 @@ from chat_cli.lines import line as shown
 from chat_cli.printable import printable, wrapped
 from chat_cli.screen import clock
 from chat_transports.pipe import address
-from chatcore import Delete, Edit, Member, Message
+from chatcore import Delete, Edit, Member, Message, SqliteRepository
 from chatcore.events import Durable, Reaction, RoomChanged, Tally
-from chatcore.testing import PATIENCE, eventually
+from chatcore.testing import PATIENCE, Proxy, eventually
 from tests.support import PASSWORD, ServerProcess, connected, present, serving
 from tests.terminal import Pane, Tmux
+from tests.test_backup import put_back
 
 CLIENT = [sys.executable, "-c", "from chat_cli import main; main()"]
 ANOTHER = "battery staple"
@@ -356,6 +357,23 @@ class TestPipe:
             "Goodbye!",
         ]
 
+    async def test_what_is_the_last_message_changes_with_what_is_deleted(
+        self, server: ServerProcess
+    ) -> None:
+        typed = ["one", "two", "/delete ada", "/edit uno", "/reply ada yes", "/delete", "/delete"]
+        _, lines = await piped(server.urls["ws"], "1", "ada", PASSWORD, *typed, "/edit nothing")
+        assert lines[8:] == [
+            "[HH:MM] ada: one",
+            "[HH:MM] ada: two",
+            "[System] ada deleted a message",
+            "[HH:MM] ada (edited): uno",
+            "[HH:MM] ada (to ada: uno): yes",
+            "[System] ada deleted a message",
+            "[System] ada deleted a message",
+            "There is no message of ada on this screen",
+            "Goodbye!",
+        ]
+
     async def test_answers_and_reacts_and_marks_what_was_shown(self, server: ServerProcess) -> None:
         url = server.urls["ws"]
         async with present(url, "bob") as bob:
@@ -644,6 +662,25 @@ class TestTerminal:
             nowhere = ["You are in no room: /join one"] * 3
             await ada.until(lambda lines: [*nowhere, ">"] == lines[-4:])
 
+    async def test_a_command_about_a_last_message_waits_for_what_was_sent_before_it(
+        self, server: ServerProcess, tmux: Tmux
+    ) -> None:
+        async with (
+            present(server.urls["ws"], "bob") as bob,
+            Proxy(int(port(server.urls["tcp"]))) as proxy,
+        ):
+            ada = await entered(tmux, f"tcp://127.0.0.1:{proxy.port}", "ada")
+            proxy.stall("down")
+            await ada.type("one\rtwo\r/edit three\r/delete\r/edit uno\r/reply ada four\r")
+            await ada.type("/edit 4\r")
+            while (await bob.event("message"))["content"] != "two":
+                pass
+            proxy.resume()
+            await ada.until_shown("ada (edited): 4")
+            page = await bob.do("history", room="lobby")
+        assert [each["content"] for each in page["messages"]] == ["uno", "", "4"]
+        assert [each["erased"] for each in page["messages"] if "erased" in each] == [True]
+
     async def test_what_is_pasted_is_shown_as_it_is_written(
         self, server: ServerProcess, tmux: Tmux, tmp_path: Path
     ) -> None:
@@ -804,6 +841,27 @@ class TestTerminal:
         said = ["ada: before", "bob: meanwhile", "ada: half a thought"]
         assert said == [line[8:] for line in seen if re.match(r"\[\d\d:\d\d\]", line)]
         assert said == [f"{each['sender']}: {each['content']}" for each in history["messages"]]
+
+    async def test_a_log_that_began_anew_has_other_last_messages(
+        self, tmux: Tmux, tmp_path: Path
+    ) -> None:
+        """The database is put back from a backup, which has no message of that number."""
+        database, copy = tmp_path / "chat.db", tmp_path / "copy.db"
+        async with serving(database, transports=["ws"]) as server:
+            url = server.urls["ws"]
+            ada = await entered(tmux, url, "ada")
+            await ada.enter("kept")
+            await ada.until_shown("ada: kept")
+            await asyncio.to_thread(SqliteRepository(database).backup, copy)
+            await ada.enter("lost")
+            await ada.until_shown("ada: lost")
+            server.signal(signal.SIGKILL)
+            await ada.until_shown("trying again")
+        put_back(copy, database)
+        async with serving(database, "--port", port(url), transports=["ws"]):
+            await ada.until_shown("lobby could not go on where it was")
+            await ada.enter("/edit as it was")
+            await ada.until_shown("ada (edited): as it was")
 
 
 class TestNoServer:

@@ -142,6 +142,8 @@ class Conversation:
         self._order = asyncio.Lock()
         # A line is meant for the room that the commands before it lead to.
         self._turn = asyncio.Lock()
+        self._sending: set[asyncio.Future[None]] = set()
+        """One for each text under way, done when it is answered."""
         self._away = False
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -284,6 +286,8 @@ class Conversation:
                     raise Misused("You are in no room: /join one")
                 _, _, rest = line.strip().partition(word)[2].partition(" ")
                 room = self._current
+                if self._sending:  # one of them may be the last message, which this is about
+                    await asyncio.wait([*self._sending])
                 await self._shown(room, await self._slash.obey(room, word, rest.strip()))
             case ("/users",):
                 await self._who(self._current)
@@ -459,14 +463,20 @@ class Conversation:
             self._screen.say("You are in no room: /join one")
             return
         unsent = f"Not sent: {textwrap.shorten(text, 60, placeholder='…')}"
+        answered = asyncio.get_running_loop().create_future()
+        self._sending.add(answered)
         try:
             reply = await self._chat.send(room, text)
+            self._slash.sent(reply, text)
         except ChatError as error:
             self._screen.say(f"[System] {error}. {unsent}")
             return
         except asyncio.CancelledError:
             self._screen.say(f"[System] {unsent}")
             raise
+        finally:
+            self._sending.remove(answered)
+            answered.set_result(None)
         await self._shown(room, reply.seq)
 
     async def _shown(self, room: str, seq: int) -> None:
@@ -522,6 +532,7 @@ class Conversation:
                 self._start(self._refresh(room))
             case Reset(room=room, joined=joined):
                 say(f"[System] {room} could not go on where it was; this is the newest")
+                self._slash.forget(room)
                 self._show_all(joined.events)
                 self._heads[room] = joined.head
                 self._start(self._refresh(room))
@@ -602,6 +613,7 @@ class Conversation:
             return
         self._heads.pop(room, None)
         self._reading.forget(room)
+        self._slash.forget(room)
         self._screen.say(f"[System] You are no longer in {self._labels.get(room, room)}")
         if room == self._current:
             self._turn_to(next(reversed(self._online), ""))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from attrs import evolve
 
 from chat_cli.lines import line as shown
 from chat_cli.lines import moment
 from chat_transports.client import Client
-from chatcore.events import Delete, Durable, Member, Message, Reaction
+from chatcore.events import Delete, Durable, Edit, Member, Message, Reaction, SendReply
 
 USAGE = (
     ("/reply NAME TEXT", "answer NAME's last message here"),
@@ -35,8 +38,8 @@ USAGE = (
 
 WORDS = frozenset(usage.split()[0] for usage, _ in USAGE)
 
-SHOWN = 500
-"""Messages remembered, for what answers them."""
+SHOWN = 1_000
+"""Messages remembered, for what is about them."""
 MOST_MINUTES = 60 * 24 * 365 * 100
 
 
@@ -48,28 +51,45 @@ class Slash:
     def __init__(self, chat: Client, say: Callable[[str], object]) -> None:
         self._chat = chat
         self._say = say
-        self._newest: dict[tuple[str, str], int] = {}
-        """The last message of each person in each room, of those that were shown."""
-        self._shown: dict[tuple[str, int], Message] = {}
-        """The last SHOWN messages, by room and seq."""
+        self._said: dict[tuple[str, int], Message] = {}
+        """The last SHOWN messages as they are now, by room and seq."""
 
     def note(self, event: Durable) -> None:
-        """Remember a message that was shown."""
-        if isinstance(event, Message) and not event.erased:
-            key = (event.room, event.sender)
-            self._newest[key] = max(event.seq, self._newest.get(key, 0))
-            self._shown[event.room, event.seq] = event
-            if len(self._shown) > SHOWN:
-                del self._shown[next(iter(self._shown))]
-        elif isinstance(event, Delete):
-            self._shown.pop((event.room, event.target), None)
+        """Remember what was shown: a message, or what became of one."""
+        match event:
+            case Message():
+                self._said[event.room, event.seq] = event
+                if len(self._said) > SHOWN:
+                    del self._said[next(iter(self._said))]
+            case Edit(erased=False):
+                self._now(event.room, event.target, content=event.content)
+            case Delete():
+                self._now(event.room, event.target, content="", erased=True)
+
+    def sent(self, reply: SendReply, text: str) -> None:
+        """Remember a message of one's own, which need not be shown yet."""
+        if (reply.room, reply.seq) not in self._said:
+            self.note(Message(reply.room, reply.seq, self._me, reply.timestamp, text))
+
+    def forget(self, room: str) -> None:
+        """Remember nothing of a room: one that was left, or whose log began anew."""
+        for key in [key for key in self._said if key[0] == room]:
+            del self._said[key]
 
     def about(self, event: Durable) -> Message | None:
-        """Return the message that an event answers, or is a reaction to, where it was shown."""
+        """Return the message that an event answers, is a reaction to or deletes, if it is known."""
         match event:
             case Message(reply_to=int(seq)) | Reaction(target=seq):
-                return self._shown.get((event.room, seq))
+                found = self._said.get((event.room, seq))
+                return None if found is None or found.erased else found
+            case Delete(target=seq):
+                return self._said.get((event.room, seq))
         return None
+
+    def _now(self, room: str, seq: int, **changes: Any) -> None:
+        message = self._said.get((room, seq))
+        if message is not None:
+            self._said[room, seq] = evolve(message, **changes)
 
     async def obey(self, room: str, word: str, rest: str) -> int:
         """Do what one of WORDS says in a room; return the seq of the event that says so, or 0.
@@ -80,7 +100,9 @@ class Slash:
         match (word, *given):
             case ("/reply", name, _, *_):
                 text = rest.split(maxsplit=1)[1]
-                return (await chat.send(room, text, reply_to=self._last(room, name))).seq
+                reply = await chat.send(room, text, reply_to=self._last(room, name))
+                self.sent(reply, text)
+                return reply.seq
             case ("/react", name, emoji):
                 return (await chat.react(room, self._last(room, name), emoji)).seq
             case ("/unreact", name, emoji):
@@ -88,9 +110,9 @@ class Slash:
             case ("/edit", _, *_):
                 return (await chat.edit(room, self._last(room, self._me), rest)).seq
             case ("/delete",):
-                return (await chat.delete(room, self._last(room, self._me))).seq
+                return await self._delete(room, self._me)
             case ("/delete", name):
-                return (await chat.delete(room, self._last(room, name))).seq
+                return await self._delete(room, name)
             case ("/title", *_):
                 return (await chat.update(room, title=rest)).seq
             case ("/topic", *_):
@@ -137,10 +159,21 @@ class Slash:
         return self._chat.user.username if self._chat.user else ""
 
     def _last(self, room: str, name: str) -> int:
-        seq = self._newest.get((room, name.removeprefix("@").lower()))
-        if seq is None:
+        sender = name.removeprefix("@").lower()
+        seqs = [
+            seq
+            for (where, seq), message in self._said.items()
+            if where == room and message.sender == sender and not message.erased
+        ]
+        if not seqs:
             raise Misused(f"There is no message of {name} on this screen")
-        return seq
+        return max(seqs)
+
+    async def _delete(self, room: str, name: str) -> int:
+        seq = self._last(room, name)
+        reply = await self._chat.delete(room, seq)
+        self._now(room, seq, content="", erased=True)
+        return reply.seq
 
     async def _reports(self, room: str) -> None:
         after, complete = 0, False

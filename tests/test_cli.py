@@ -319,6 +319,19 @@ class TestPipe:
             "Goodbye!",
         ]
 
+    async def test_what_stands_between_a_command_and_its_text_may_be_any_space(
+        self, server: ServerProcess
+    ) -> None:
+        typed = ["/create tea", "/title\tThe tea  room", "/topic\xa0 Milk", "/title", "/topic "]
+        _, lines = await piped(server.urls["ws"], "1", "ada", PASSWORD, *typed)
+        assert lines[-5:] == [
+            "[System] ada changed the title to: The tea  room",
+            "[System] ada changed the topic to: Milk",
+            "[System] ada removed the title",
+            "[System] ada removed the topic",
+            "Goodbye!",
+        ]
+
     async def test_mends_what_was_said_and_reports_it(self, server: ServerProcess) -> None:
         url = server.urls["ws"]
         async with present(url, "bob") as bob:

@@ -25,6 +25,7 @@ from attrs import NOTHING, fields_dict, frozen
 from click.core import ParameterSource
 
 import chatcore
+from chat_cli.conversation import USAGE
 from chat_transports.endpoints import ENDPOINTS
 from chat_transports.server import cli
 from chatcore import errors, policy, testing
@@ -58,7 +59,7 @@ from tests.capture import CAPTURE, play, without_times
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
 PROTOCOL, SERVER, API = "reference/protocol.md", "guide/server.md", "reference/api.md"
-HTTP, ROLES = "reference/http.md", "reference/roles.md"
+HTTP, ROLES, TERMINAL = "reference/http.md", "reference/roles.md", "guide/terminal.md"
 PASSWORD = "correct horse"
 
 
@@ -207,6 +208,16 @@ def test_the_programs_of_a_page_run(page: str, tmp_path: Path) -> None:
 
 
 # The terminal.
+
+
+def test_the_page_of_the_terminal_has_every_command_as_help_has_it() -> None:
+    commands = [
+        usage
+        for line in read(TERMINAL).splitlines()
+        if line.startswith("| `/")
+        for usage in re.findall(r"`(/[^`]+)`", line.split("|")[1])
+    ]
+    assert sorted(commands) == sorted(usage for usage, _ in USAGE)
 
 
 def test_the_readme_shows_the_capture() -> None:

@@ -284,7 +284,7 @@ class Conversation:
             case _ if word in slash.WORDS:
                 if not self._current:
                     raise Misused("You are in no room: /join one")
-                _, _, rest = line.strip().partition(word)[2].partition(" ")
+                rest = line.strip().removeprefix(word)
                 room = self._current
                 if self._sending:  # one of them may be the last message, which this is about
                     await asyncio.wait([*self._sending])

@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -30,7 +30,7 @@ from chat_cli.lines import line as shown
 from chat_cli.printable import printable, wrapped
 from chat_cli.screen import clock
 from chat_transports.pipe import address
-from chatcore import Delete, Edit, Member, Message, SqliteRepository
+from chatcore import Chat, Delete, Edit, Limits, Member, Message, SqliteRepository
 from chatcore.events import Durable, Reaction, RoomChanged, Tally
 from chatcore.testing import PATIENCE, Proxy, eventually
 from tests.support import PASSWORD, ServerProcess, connected, present, serving
@@ -352,7 +352,7 @@ class TestPipe:
             "There is no message of ada on this screen",
             "[HH:MM] ada: one",
             "[HH:MM] ada (edited): one and a half",
-            "[System] ada deleted a message",
+            "[System] ada deleted a message of their own",
             "[System] The moderators are told",
             "There is no message of cyd on this screen",
             "[System] Only an owner or a moderator may do that here",
@@ -366,7 +366,7 @@ class TestPipe:
             f"  [{clock(sent)}] bob: Cheap watches",
             "[WHEN] bob joined",
             "[WHEN] ada joined",
-            "[WHEN] ada deleted a message",
+            "[WHEN] ada deleted a message of their own",
             "Goodbye!",
         ]
 
@@ -378,12 +378,48 @@ class TestPipe:
         assert lines[8:] == [
             "[HH:MM] ada: one",
             "[HH:MM] ada: two",
-            "[System] ada deleted a message",
+            "[System] ada deleted a message of their own",
             "[HH:MM] ada (edited): uno",
             "[HH:MM] ada (to ada: uno): yes",
-            "[System] ada deleted a message",
-            "[System] ada deleted a message",
+            "[System] ada deleted a message of their own",
+            "[System] ada deleted a message of their own",
             "There is no message of ada on this screen",
+            "Goodbye!",
+        ]
+
+    async def test_tells_moderators_whose_message_was_deleted_and_which_was_reported(
+        self, tmp_path: Path
+    ) -> None:
+        """Of one that is not among those shown on coming, and of one that is gone altogether."""
+        now = datetime.now(UTC) - timedelta(days=40)
+        repository = SqliteRepository(tmp_path / "chat.db")
+        limits = Limits(messages=None)
+        async with Chat(repository, clock=lambda: now, bcrypt_cost=4, limits=limits) as chat:
+            bob, cyd = [await chat.register(name, PASSWORD) for name in ("bob", "cyd")]
+            await chat.create(bob, "tea")
+            await chat.update(bob, "tea", retention_days=30)
+            await chat.join(cyd, "tea")
+            gone = (await chat.send(cyd, "tea", "Cheap carpets")).seq
+            await chat.report(cyd, "tea", gone, "My mistake")
+            now += timedelta(days=35)
+            sent = (await chat.send(cyd, "tea", "Cheap watches")).seq
+            async with asyncio.timeout(PATIENCE):
+                while (await chat.history(bob, "tea")).first <= gone:  # noqa: ASYNC110 - no event
+                    await asyncio.sleep(0.05)
+            await chat.report(cyd, "tea", sent, "My mistake, too")
+            await chat.delete(bob, "tea", sent, reason="spam")
+            for number in range(60):
+                await chat.send(bob, "tea", f"Biscuit {number}")
+        async with serving(tmp_path / "chat.db") as server:
+            typed = ["/reports", "/log 1"]
+            _, lines = await piped(server.urls["ws"], "2", "bob", PASSWORD, *typed, room="tea")
+        lines = [re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d", "WHEN", line) for line in lines]
+        assert [re.sub(r"\d\d:\d\d", "HH:MM", line) for line in lines[-6:]] == [
+            "[WHEN] cyd reports: ",
+            "  a message that is gone",
+            "[WHEN] cyd reports: My mistake, too",
+            "  [HH:MM] cyd: (deleted)",
+            "[WHEN] bob deleted a message of cyd: spam",
             "Goodbye!",
         ]
 
@@ -811,7 +847,8 @@ class TestTerminal:
             for room, seq in (("tea", 4), ("lobby", 4)):
                 await bob.do("edit", room=room, seq=seq, content=f"edited in the {room}")
                 await bob.do("delete", room=room, seq=seq)
-            seen = await ada.until(lambda lines: "[System] bob deleted a message" in lines)
+            deleted = "[System] bob deleted a message of their own"
+            seen = await ada.until(lambda lines: deleted in lines)
             await bob.do("leave", room="tea")
             await ada.until_shown("[System] bob left tea")
         assert [line[8:] for line in seen if re.match(r"\[\d\d:\d\d\]", line)] == [
@@ -822,7 +859,7 @@ class TestTerminal:
             "(tea) bob (edited): edited in the tea",
             "bob (edited): edited in the lobby",
         ]
-        assert "[System] bob deleted a message in tea" in seen
+        assert f"{deleted} in tea" in seen
 
     async def test_what_was_said_meanwhile_comes_once_above_what_is_half_typed(
         self, tmux: Tmux, tmp_path: Path
@@ -1001,7 +1038,7 @@ def test_printable(text: str, expected: str) -> None:
         (Message("tea", 1, "ada", NOON, "", erased=True), "[HH:MM] ada: (deleted)"),
         (Edit("tea", 2, "ada", NOON, 1, "hey"), "[HH:MM] ada (edited): hey"),
         (Edit("tea", 2, "ada", NOON, 1, "", erased=True), None),
-        (Delete("tea", 3, "bob", NOON, 1, "spam"), "[System] bob deleted a message"),
+        (Delete("tea", 3, "bob", NOON, 1, "spam"), "[System] bob deleted a message: spam"),
         (Message("tea", 1, "ada", NOON, "hi", reply_to=7), "[HH:MM] ada (an answer): hi"),
         (
             Message(
@@ -1055,6 +1092,8 @@ def test_a_line_says_whom_it_speaks_to_and_what_it_is_about() -> None:
     assert text.endswith(
         "ada (to bob: a long story a long story a l\u2026, mentions you): @bob yes"
     )
+    deleted = Delete("tea", 3, "ada", NOON, 1, "off topic")
+    assert shown(deleted, about=about) == "[System] ada deleted a message of bob: off topic"
     reaction = Reaction("tea", 3, "ada", NOON, 1, "\u2615", "add")
     text = shown(reaction, "tea", about=evolve(about, content="x" * 99))
     assert text == f"[System] (tea) ada put \u2615 beside bob: {'x' * 29}\u2026"

@@ -18,8 +18,8 @@ def line(
 ) -> str | None:
     """Return an event as people read it; `where` names a room that is not the one on the screen.
 
-    `me` is who reads it, and `about` the message that it answers, or is a reaction to,
-    where that was shown.
+    `me` is who reads it, and `about` the message that it answers, is a reaction to or
+    deletes, where that is known.
     """
     before = f"({where}) " if where else ""
     match event:
@@ -33,13 +33,13 @@ def line(
             verb = "put {} beside" if event.action == "add" else "took {} away from"
             what = _short(about) if about is not None else "a message"
             return f"[System] {before}{event.sender} {verb.format(event.emoji)} {what}"
-    done = _done(event)
+    done = _done(event, about)
     if done is None:
         return None
     if isinstance(event, RoomChanged):
         return f"[System] {before}{event.sender} {done}"
     there = f" in {where}" if where else ""
-    why = f": {event.reason}" if isinstance(event, Member) and event.reason else ""
+    why = f": {event.reason}" if event.reason else ""
     return f"[System] {event.sender} {done}{there}{why}"
 
 
@@ -79,11 +79,11 @@ def moment(when: datetime) -> str:
     return f"{when:%Y-%m-%d %H:%M}"
 
 
-def _done(event: Durable) -> str | None:
+def _done(event: Durable, about: Message | None) -> str | None:
     """Say what somebody did; None for what is told otherwise: who comes and goes."""
     match event:
         case Delete():
-            return "deleted a message"
+            return f"deleted a message{_whose(event, about)}"
         case Member(action="role"):
             article = "an" if event.role == "owner" else "a"
             return f"made {event.username} {article} {event.role}"
@@ -97,6 +97,12 @@ def _done(event: Durable) -> str | None:
         case RoomChanged():
             return ", ".join(_changes(event))
     return None
+
+
+def _whose(event: Delete, about: Message | None) -> str:
+    if about is None:
+        return ""
+    return f" of {'their own' if about.sender == event.sender else about.sender}"
 
 
 _VERBS = {"invite": "invited", "kick": "removed", "ban": "banned", "mute": "muted"}

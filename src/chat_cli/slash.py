@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,6 +12,7 @@ from attrs import evolve
 from chat_cli.lines import line as shown
 from chat_cli.lines import moment
 from chat_transports.client import Client
+from chatcore.errors import ChatError
 from chatcore.events import Delete, Durable, Edit, Member, Message, Reaction, SendReply
 
 USAGE = (
@@ -62,7 +64,8 @@ class Slash:
                 if len(self._said) > SHOWN:
                     del self._said[next(iter(self._said))]
             case Edit(erased=False):
-                self._now(event.room, event.target, content=event.content)
+                changes = {"content": event.content, "mentions": event.mentions}
+                self._now(event.room, event.target, edited=event.timestamp, **changes)
             case Delete():
                 self._now(event.room, event.target, content="", erased=True)
 
@@ -182,9 +185,8 @@ class Slash:
             for each in page.reports:
                 after = each.number
                 self._say(f"[{moment(each.timestamp)}] {each.username} reports: {each.reason}")
-                found = await self._chat.history(room, around=each.seq, limit=1)
-                for message in found.messages:
-                    self._say(f"  {shown(message)}")
+                message = await self._message(room, each.seq)
+                self._say(f"  {shown(message) if message else 'a message that is gone'}")
             complete = page.complete or not page.reports
         if not after:
             self._say("[System] Nothing was reported here")
@@ -192,8 +194,19 @@ class Slash:
     async def _log(self, room: str, number: int) -> None:
         page = await self._chat.history(room, types=["member", "room", "delete"], limit=number)
         for event in page.events:
-            done = (shown(event) or _came_or_went(event)).removeprefix("[System] ")
+            about = None
+            if isinstance(event, Delete):
+                with contextlib.suppress(ChatError):  # then it is not known whose it was
+                    about = await self._message(room, event.target)
+            done = (shown(event, about=about) or _came_or_went(event)).removeprefix("[System] ")
             self._say(f"[{moment(event.timestamp)}] {done}")
+
+    async def _message(self, room: str, seq: int) -> Message | None:
+        """Return a message as it is now, None where the room has let go of it."""
+        if (room, seq) in self._said:
+            return self._said[room, seq]
+        page = await self._chat.history(room, around=seq, limit=1)
+        return next((each for each in page.messages if each.seq == seq), None)
 
 
 def _came_or_went(event: Durable) -> str:

@@ -125,6 +125,20 @@ async def test_what_cannot_be_done_is_told_in_a_sentence(
     assert says in await user(database, *arguments, status=1)
 
 
+async def test_a_room_of_two_people_gets_no_third_and_no_owner(database: Path) -> None:
+    async with Chat(SqliteRepository(database), bcrypt_cost=4) as chat:
+        ada, _, cyd = [await chat.register(name, PASSWORD) for name in ("ada", "bob", "cyd")]
+        room = (await chat.direct(ada, "bob")).name
+    for name, role in (("cyd", "member"), ("ada", "owner")):
+        said = await user(database, "role", name, role, "--room", room, status=1)
+        assert said == (
+            "Error: A direct room is of two people: nobody else gets in, nor is its owner\n"
+        )
+    async with Chat(SqliteRepository(database)) as chat:
+        assert [each.role for each in await chat.memberships(ada)] == ["member"]
+        assert [each.role for each in await chat.memberships(cyd)] == []
+
+
 async def test_a_password_that_cannot_be_one_is_refused(database: Path) -> None:
     said = await user(database, "add", "ada", "--password-stdin", typed="short", status=1)
     assert said == "Error: A password has at least 8 characters\n"

@@ -94,6 +94,8 @@ def role(context: click.Context, name: str, role: str, room: str, database: str 
         found = repository.room(names.room_name(room))
         if found is None:
             raise NotFound(f"There is no room {room}")
+        if found.kind == "direct":
+            raise Conflict("A direct room is of two people: nobody else gets in, nor is its owner")
         standing = repository.membership(found.name, username)
         if standing is not None and standing.role == role:
             click.echo(f"{username} is {role} of {found.name} already.")

@@ -205,6 +205,7 @@ async def test_a_display_name_is_seen_where_names_are_shown_and_by_whom_it_conce
         await chat.join(user, "lobby")
     await chat.create(ada, "den")
     await chat.create(cyd, "tea")
+    await chat.invite(cyd, "tea", "ada")  # who is nobody there yet
     async with (
         logged_in(chat, "ada") as one,
         logged_in(chat, "ada") as other,

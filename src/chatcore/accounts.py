@@ -18,7 +18,7 @@ from chatcore.errors import BadCredentials, ChatError, Conflict, Forbidden, Inva
 from chatcore.events import Close, ProfileChanged
 from chatcore.hub import Hub
 from chatcore.journal import Journal
-from chatcore.model import Account, Closing, Credentials, Draft, Limits, User
+from chatcore.model import INVITED, Account, Closing, Credentials, Draft, Limits, User
 from chatcore.policy import Rates
 from chatcore.ports import Authenticator, Clock, Outcome, Policy, Repository
 from chatcore.roster import Connected, Roster
@@ -295,7 +295,8 @@ class Accounts(ABC):
             event = ProfileChanged(after.username, after.display_name)
             self.hub.tell(after.username, event)
             mine = await self._read(self._repository.memberships, after.username)
-            self.hub.hint(after.username, event, [each.room.name for each in mine])
+            joined = [each.room.name for each in mine if each.role != INVITED]
+            self.hub.hint(after.username, event, joined)
         return after
 
     async def _active(self, user: User) -> Account:

@@ -172,9 +172,10 @@ class Repository(Protocol):
         """
 
     def purge(self) -> bool:
-        """Wipe what erased messages have left in the index, some at a time.
+        """Wipe what erased messages have left in the index, some at a time, and elsewhere.
 
-        Says whether there is more to do; once there is not, nothing of them is anywhere.
+        Says whether there is more to do now.  Once there is not, nothing of them is anywhere,
+        but for a storage whose implementation says otherwise.
         """
 
     def due(self, now: datetime, limit: int) -> tuple[str, int] | None:

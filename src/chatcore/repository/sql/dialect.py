@@ -101,6 +101,12 @@ class Dialect(Protocol):
     def written_by_others(self) -> bool:
         """Say whether another process may have committed since this was last called."""
 
+    def vacuum(self) -> bool:
+        """Write the database anew, where it is time to, and can be done in a moment.
+
+        For only then is nothing anywhere of rows that are not there.  Says whether it was.
+        """
+
     def explain(self, error: Exception) -> ChatError:
         """Say what an `error` means for whoever asked; raise it where it is a defect."""
 

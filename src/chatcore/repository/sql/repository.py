@@ -553,7 +553,10 @@ class SqlRepository(Retention):
         return [_account(row) for row in sorted(found)]
 
     def account_closed(self, username: str, closing: Closing) -> None:
-        self._write(self._sql.account_closed, {"whose": username, "asked": closing})
+        with self._dialect.writing() as connection:
+            connection.execute(self._sql.account_closed, {"whose": username, "asked": closing})
+            connection.execute(self._sql.note_erasure)
+            connection.commit()
 
     def said(self, username: str, after: int, limit: int) -> tuple[Sequence[Durable], int | None]:
         window = {"username": username, "after": after, "upto": after + WINDOW, "limit": limit}

@@ -138,10 +138,12 @@ indexing = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("upto", sa.BigInteger, nullable=False),
     sa.Column("owed", sa.Boolean, nullable=False),
+    sa.Column("stale", sa.Integer, nullable=False, server_default="0"),
 )
 """One row: the id of the last event whose words are in the index, which a migration makes.
 
-`owed` says whether the index has words still of what was taken out of it.
+`owed` says whether the index has words still of what was taken out of it; `stale` counts
+what was erased since the database was last written anew, for pages may have copies of it.
 """
 
 members = sa.Table(

@@ -55,20 +55,22 @@ class Searching:
 
     def purge(self) -> bool:
         with self._dialect.writing() as connection:
-            (owed,) = connection.row(self._sql.owed)
-            if not owed:
-                return False
-            goes_on = self._dialect.words.purge(connection)
-            if not goes_on:
-                connection.execute(self._sql.set_owed, {"is_owed": False})
-            connection.commit()
-        return goes_on
+            is_owed, stale = connection.row(self._sql.owed)
+            if is_owed:
+                if not self._dialect.words.purge(connection):
+                    connection.execute(self._sql.set_purged)
+                connection.commit()
+                return True
+        if stale and self._dialect.vacuum():
+            with self._dialect.writing() as connection:
+                connection.execute(self._sql.set_vacuumed, {"seen": stale})
+                connection.commit()
+        return False
 
     def _unlearn(self, connection: Connection, spans: Sequence[Sequence[int]]) -> None:
         """Take messages out of what is found: of each room's id the first and the last seq."""
         connection.execute(self._dialect.words.remove, given(spans))
-        if not self._dialect.words.wipes_at_once:
-            connection.execute(self._sql.set_owed, {"is_owed": True})
+        connection.execute(self._sql.note_unlearning)
 
     def search(
         self, username: str, query: Query, before: int | None, limit: int, now: datetime

@@ -333,8 +333,16 @@ class Statements:
             )
         )
         self.set_indexed = sa.update(indexing).values(upto=param("last"))
-        self.owed = sa.select(indexing.c.owed)
-        self.set_owed = sa.update(indexing).values(owed=param("is_owed"))
+        self.owed = sa.select(indexing.c.owed, indexing.c.stale)
+        self.set_purged = sa.update(indexing).values(owed=False)
+        self.note_erasure = sa.update(indexing).values(stale=indexing.c.stale + 1)
+        self.note_unlearning = self.note_erasure
+        if not dialect.words.wipes_at_once:
+            self.note_unlearning = self.note_erasure.values(owed=True)
+        # What was erased meanwhile counts for the next time.
+        self.set_vacuumed = (
+            sa.update(indexing).values(stale=0).where(indexing.c.stale == param("seen"))
+        )
         theirs = sa.union(
             sa.select(members.c.room_id).where(members.c.user_id == _USER_ID),
             sa.select(restraints.c.room_id).where(restraints.c.user_id == _USER_ID),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from chatcore.errors import Invalid
 from chatcore.model import LOBBY, Draft, Room, User, utcnow
-from chatcore.query import LONGEST, Query, parse, words
+from chatcore.query import LONGEST, MOST, Query, parse, words
 from chatcore.repository.memory import MemoryRepository
 from chatcore.repository.sql import SqliteRepository
 from chatcore.repository.sql.fts import FIRST_DAY, LAST_DAY, WordIndex
@@ -39,6 +39,9 @@ NEWEST, OLDEST = date(2026, 3, 1), date(2026, 2, 1)
         ("login:ada", Query((("login", "ada"),))),
         ('"" !!! tea', Query((("tea",),))),
         ('from:ada"tea"', Query((("tea",),), sender="ada")),
+        ('tea "tea" Tea "hot tea" hot-tea', Query((("tea",), ("hot", "tea")))),
+        (" ".join(["tea"] * 60), Query((("tea",),))),
+        ("東" * MOST, Query((("東",) * MOST,))),
     ],
 )
 def test_a_query(text: str, query: Query) -> None:
@@ -51,6 +54,17 @@ def test_a_query(text: str, query: Query) -> None:
         ("", "A search has a word in it, or says from:name, in:room, before: or after:"),
         (' !!! "…" ', "A search has a word in it, or says from:name, in:room, before: or after:"),
         ("a" * (LONGEST + 1), "A search has at most 256 characters"),
+        *(
+            (
+                text,
+                "A search has at most 16 words; of a script without spaces each character is one",
+            )
+            for text in (
+                " ".join(f"w{number}" for number in range(MOST + 1)),
+                f'"{"a " * MOST}" b',
+                "東" * (MOST + 1),
+            )
+        ),
         ('"tea', 'A phrase has a " at its beginning and at its end'),
         ("from:ada from:bob", "A search has one from: at most"),
         ("from: ada", "from: is followed by a name, without a space between them"),

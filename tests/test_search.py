@@ -29,8 +29,10 @@ from chatcore.events import Found, Stored
 from chatcore.model import LOBBY, Limits, Room
 from chatcore.peer import connect
 from chatcore.query import parse
+from chatcore.repository.sql import searching
+from chatcore.repository.sql import sqlite as database
 from chatcore.repository.sql.fts import WordIndex
-from chatcore.testing import FaultyRepository, Refusal, eventually, failing
+from chatcore.testing import PATIENCE, FaultyRepository, Hold, Refusal, eventually, failing
 from chatcore.testing.drafts import NOW, delete, edit, member, react, say
 from tests.database import statements
 
@@ -212,6 +214,27 @@ async def test_what_ends_while_it_is_searched_for_is_not_given(
         gate.set()
         assert await asked == ([("den", seq - 1)] if what == "delete" else [])
         assert hits == [[seq, seq - 1]]
+
+
+async def test_others_read_while_many_search(repository: FaultyRepository) -> None:
+    """Of two threads that read, one searches, also when nobody waits for it any more."""
+    gate = threading.Event()
+    async with talking(repository) as (chat, ada, bob):
+        await chat.send(ada, LOBBY, "tea")
+        repository.scripts.append(failing("search", Hold(gate), times=2))
+        asked = [asyncio.create_task(found(chat, bob, "tea")) for _ in range(4)]
+        try:
+            await eventually(lambda: repository.calls["search"])
+            asked[0].cancel()
+            async with asyncio.timeout(PATIENCE):
+                for _ in range(5):
+                    assert len(await chat.memberships(ada)) == 1
+            assert repository.calls["search"] == 1
+        finally:
+            gate.set()
+        cancelled, *rest = await asyncio.gather(*asked, return_exceptions=True)
+        assert isinstance(cancelled, asyncio.CancelledError)
+        assert rest == [[(LOBBY, 3)]] * 3
 
 
 async def test_an_index_that_is_far_behind_says_so(
@@ -425,6 +448,24 @@ def test_each_step_of_a_search_is_by_an_index(sqlite: SqliteRepository, path: Pa
         assert step in plans
     assert {*allowed} <= scanned
     assert "SEARCH events USING INTEGER PRIMARY KEY (rowid>?)" in plans
+
+
+@pytest.mark.parametrize("text", ["tea", '"tea tea"', '"tea coffee"'])
+def test_a_search_that_takes_too_long_comes_to_nothing(
+    sqlite: SqliteRepository, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    """Whether it finds much, or only looks through much; and the next one is as any other."""
+    for _ in range(3):
+        sqlite.append([say("ada", "tea tea, then coffee") for _ in range(1_000)])
+        while sqlite.index(1_000):
+            pass
+    with monkeypatch.context() as patch:
+        patch.setattr(searching, "SEARCH_SECONDS", 0.0)
+        patch.setattr(database, "LOOKED_AT", 10)
+        with pytest.raises(Unavailable, match="takes too long to find; ask for fewer or rarer"):
+            seqs(sqlite, text)
+    assert len(seqs(sqlite, text)) == (0 if "tea coffee" in text else 3_000)
+    assert len(sqlite.read(LOBBY, 0, 9_999, 9_999)) == 3_001
 
 
 def test_a_log_that_was_there_before_is_indexed_some_at_a_time(

@@ -14,6 +14,8 @@ from chatcore.errors import Invalid
 
 LONGEST = 256
 """Characters of a search."""
+MOST = 16
+"""Words of a search, which takes the longer the more of them many messages have."""
 
 
 @frozen
@@ -57,7 +59,11 @@ def parse(text: str) -> Query:
         else:
             filters[name] = value
     # What has no letter and no digit in it finds nothing, and says nothing either.
-    phrases = [phrase for phrase in phrases if phrase]
+    phrases = [phrase for phrase in dict.fromkeys(phrases) if phrase]
+    if sum(map(len, phrases)) > MOST:
+        raise Invalid(
+            f"A search has at most {MOST} words; of a script without spaces each character is one"
+        )
     if not phrases and not filters:
         raise Invalid("A search has a word in it, or says from:name, in:room, before: or after:")
     query = Query(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
@@ -49,6 +50,8 @@ class Searches:
         self._in_turn = in_turn
         self._fit = fit
         self._under_way: set[_Meanwhile] = set()
+        self._turn = asyncio.Lock()
+        """Of the threads that read for everybody, one at most is searching."""
 
     async def find(
         self,
@@ -69,9 +72,7 @@ class Searches:
         meanwhile = _Meanwhile()
         self._under_way.add(meanwhile)
         try:
-            hits: Sequence[tuple[int, Found | None]] = await self._off_loop(
-                self._repository.search, user.username, asked, before, limit + 1, now
-            )
+            hits = await self._search(user.username, asked, before, limit + 1, now)
             rooms = {found.room for _, found in hits if found is not None}
             open_rooms = {room for room in rooms if await allows(room)}
         finally:
@@ -88,6 +89,16 @@ class Searches:
         if len(messages) < len(page):
             return SearchReply(messages, str(page[len(messages) - 1][0]))
         return SearchReply(messages, str(hits[limit - 1][0]) if len(hits) > limit else None)
+
+    async def _search(
+        self, username: str, asked: query.Query, before: int | None, limit: int, now: datetime
+    ) -> Sequence[tuple[int, Found | None]]:
+        await self._turn.acquire()
+        search = self._repository.search
+        read = asyncio.ensure_future(self._off_loop(search, username, asked, before, limit, now))
+        # Whoever does not wait any more leaves a thread that goes on searching.
+        read.add_done_callback(lambda _: self._turn.release())
+        return await asyncio.shield(read)
 
     async def index(self) -> bool:
         """Take some of what is new into the index; say whether there may be more."""

@@ -68,8 +68,8 @@ class Dialect(Protocol):
     def error(self) -> type[Exception]:
         """What its driver raises (PEP 249)."""
 
-    def reading(self) -> AbstractContextManager[Connection]:
-        """One snapshot."""
+    def reading(self, seconds: float | None = None) -> AbstractContextManager[Connection]:
+        """One snapshot.  What takes about so many seconds in it comes to nothing: Unavailable."""
 
     def writing(self) -> AbstractContextManager[Connection]:
         """One transaction that holds the write lock; rolled back when it is left uncommitted."""

@@ -17,6 +17,8 @@ from chatcore.repository.sql.dialect import Connection, Dialect
 from chatcore.repository.sql.rows import as_it_is, given, moment
 from chatcore.repository.sql.statements import Statements
 
+SEARCH_SECONDS = 1.0
+"""What one search may take of a thread that reads for all."""
 HIGHEST = (1 << 63) - 1
 """What every event's id and seq are below."""
 
@@ -76,7 +78,7 @@ class Searching:
         self, username: str, query: Query, before: int | None, limit: int, now: datetime
     ) -> Sequence[tuple[int, Found | None]]:
         asked = {"username": username, "room": query.room, "sender": query.sender}
-        with self._dialect.reading() as connection:
+        with self._dialect.reading(SEARCH_SECONDS) as connection:
             places, sender = connection.row(self._sql.search_places, asked)
             readable: list[int] = []
             barred: list[int] = []

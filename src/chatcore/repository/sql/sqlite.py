@@ -29,6 +29,8 @@ BEGIN_WRITING = "BEGIN IMMEDIATE"
 """With the write lock: one that reads first, and then finds it taken, could not wait, only fail."""
 _CLOSED = "closed: "
 VACUUMED_BYTES = 32 << 20
+LOOKED_AT = 10_000
+"""Steps of SQLite's between two looks at the clock: FTS5 takes three for each page of its own."""
 RESTS = 1_000
 """How much longer than writing a file anew the time is until that is done once more."""
 
@@ -277,10 +279,11 @@ class SqliteRepository(SqlRepository):
     words = WordIndex()
 
     @contextlib.contextmanager
-    def reading(self) -> Iterator[Connection]:
+    def reading(self, seconds: float | None = None) -> Iterator[Connection]:
         with self._plainly(), contextlib.closing(self._reader.raw_connection()) as connection:
             connection.cursor().execute("BEGIN")
-            yield Connection(connection, self._spelling)
+            with contextlib.nullcontext() if seconds is None else _ending(connection, seconds):
+                yield Connection(connection, self._spelling)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Connection]:
@@ -348,6 +351,10 @@ class SqliteRepository(SqlRepository):
     def explain(self, error: Exception) -> ChatError:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
             return StorageFull("The server's storage is full; nothing was stored")
+        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_INTERRUPT:
+            return Unavailable(
+                "That takes too long to find; ask for fewer or rarer words, or of fewer days"
+            )
         self._sound = self._sound and not is_damage(error)
         # What sqlite3 raises for a file that is locked, damaged or out of reach.
         if type(error) in (sqlite3.OperationalError, sqlite3.DatabaseError):
@@ -454,6 +461,18 @@ def _engine(path: Path, busy_seconds: float, connections: int) -> sa.Engine:
         connection.exec_driver_sql(BEGIN_WRITING)
 
     return engine
+
+
+@contextlib.contextmanager
+def _ending(connection: sa.PoolProxiedConnection, seconds: float) -> Iterator[None]:
+    """Within, interrupt what goes on for longer."""
+    driver: Any = connection.dbapi_connection
+    end = time.monotonic() + seconds
+    driver.set_progress_handler(lambda: time.monotonic() > end, LOOKED_AT)
+    try:
+        yield
+    finally:
+        driver.set_progress_handler(None, LOOKED_AT)
 
 
 def _cause(error: BaseException) -> str:

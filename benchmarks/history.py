@@ -1,6 +1,8 @@
 """How long it takes to read a room of a million messages, and whether ten thousand are quicker.
 
-Both rooms are in one SQLite file, and a hundred smaller ones.  Each question is asked
+Both rooms are in one SQLite file, and a hundred smaller ones.  In the middle of each is a
+night in which nobody writes and many react, and come and go: a tenth as many events as it
+has messages, and among what is asked for are pages on the other side of it.  Each question is asked
 of the repository, and of the chat in front of it, which nobody listens to; it is asked
 again and again, of another place in the log each time.
 """
@@ -10,9 +12,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import itertools
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -20,7 +24,8 @@ from benchmarks.report import Goal, Options, Report, Row, Table, command, quanti
 from benchmarks.server import CONTENT, EPOCH, populate, say, usernames
 from chatcore.chat import Chat
 from chatcore.commands import Since
-from chatcore.model import Limits, Room, User, utcnow
+from chatcore.events import Stored
+from chatcore.model import Draft, Limits, Room, User, utcnow
 from chatcore.query import parse
 from chatcore.repository.sql import SqliteRepository
 
@@ -55,8 +60,8 @@ def run(options: Options) -> Report:
             async with Chat(repository, limits=Limits.none()) as chat:
                 for size in (small, large):
                     for through, questions in (
-                        ("repository", of_repository(repository, f"room{size}")),
-                        ("chat", of_chat(chat, f"room{size}", repository)),
+                        ("repository", of_repository(repository, size)),
+                        ("chat", of_chat(chat, size, repository)),
                     ):
                         for asked, question in questions.items():
                             if asked != MEMBERSHIPS or size == large:
@@ -83,6 +88,7 @@ def run(options: Options) -> Report:
 
 
 NEWEST, BEFORE, AROUND = "newest page", "page before", "page around"
+ACROSS, CHANGES = "page before, across the night", "changes of the room"
 SEARCHES = {
     "search, a word of all": "lift",
     "search, six words of all": "anyone lift again stairs wet paint",
@@ -91,14 +97,17 @@ SEARCHES = {
     "search, a person's rare word": "shaft8 from:user5",
     "search, nothing": "nowhere",
 }
+BATCH = 5_000
 RARE = 5_000
 """Messages from one with a rare word to the next with the same."""
 JOIN, MEMBERSHIPS = f"join, {BEHIND} behind", "memberships"
 
 
-def of_repository(repository: SqliteRepository, room: str) -> Questions:
+def of_repository(repository: SqliteRepository, size: int) -> Questions:
     """Return what the chat asks of a repository, for the same answers."""
+    room = f"room{size}"
     _, head, _ = repository.head(room, 0)
+    dawn = first_after_the_night(head, size)
 
     def older(before: int) -> object:
         return repository.messages(room, 0, before, PAGE + 1, newest=True, upto=head)
@@ -119,14 +128,18 @@ def of_repository(repository: SqliteRepository, room: str) -> Questions:
         NEWEST: lambda: older(head + 1),
         BEFORE: lambda: older(somewhere(head)),
         AROUND: around,
+        ACROSS: lambda: older(dawn),
+        CHANGES: lambda: repository.events(room, ["room"], 0, head + 1, PAGE + 1, newest=True),
         JOIN: lambda: repository.read(room, head - BEHIND, head, BEHIND),
         MEMBERSHIPS: lambda: repository.memberships(READER.username),
     }
 
 
-def of_chat(chat: Chat, room: str, repository: SqliteRepository) -> Questions:
+def of_chat(chat: Chat, size: int, repository: SqliteRepository) -> Questions:
+    room = f"room{size}"
     _, head, _ = repository.head(room, 0)
     since = Since(EPOCH, head - BEHIND)
+    dawn = first_after_the_night(head, size)
 
     def search(text: str) -> Question:
         return lambda: chat.search(READER, text, room=room, limit=PAGE)
@@ -136,12 +149,17 @@ def of_chat(chat: Chat, room: str, repository: SqliteRepository) -> Questions:
         NEWEST: lambda: chat.history(READER, room, limit=PAGE),
         BEFORE: lambda: chat.history(READER, room, limit=PAGE, before=somewhere(head)),
         AROUND: lambda: chat.history(READER, room, limit=PAGE, around=somewhere(head)),
+        ACROSS: lambda: chat.history(READER, room, limit=PAGE, before=dawn),
         JOIN: lambda: chat.join(READER, room, since=since),
         MEMBERSHIPS: lambda: chat.memberships(READER),
     }
 
 
 READER = User("user0", "user0")
+
+
+def first_after_the_night(head: int, size: int) -> int:
+    return head - (size - size // 2) + 1
 
 
 def somewhere(head: int) -> int:
@@ -165,7 +183,7 @@ def build(options: Options, small: int, large: int) -> Path:
     """Make the file, unless the cache has it; `READER` has read nothing of it."""
     directory = options.cache or options.directory
     directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"history-{small}-{large}-searched.db"
+    path = directory / f"history-{small}-{large}-nights.db"
     if path.exists():
         return path
     reader, *senders = usernames(10)
@@ -178,11 +196,36 @@ def build(options: Options, small: int, large: int) -> Path:
         repository.open()
         for name, size in (sizes | others).items():
             room = Room(name, epoch=EPOCH)
-            say(repository, room, senders, size, lambda n: f"{CONTENT} shaft{n % RARE}")
+            say(repository, room, senders, size // 2, lambda n: f"{CONTENT} shaft{n % RARE}")
+            pass_a_night(repository, room, senders, size // 10)
+            rest = size - size // 2
+            say(repository, room, senders, rest, lambda n: f"{CONTENT} shaft{n % RARE}")
         while repository.index(1_000):
             pass
     draft.rename(path)
     return path
+
+
+def pass_a_night(
+    repository: SqliteRepository, room: Room, people: Sequence[str], events: int
+) -> None:
+    """Store so many events that are no messages: people react, and go, and come."""
+    _, last, _ = repository.head(room.name, 0)
+    turns = itertools.cycle(people)
+    reaction = {"target": last, "emoji": "\N{HOT BEVERAGE}"}
+    drafts: list[Draft] = []
+    while len(drafts) < events:
+        who = next(turns)
+        draft = partial(Draft, room=room, sender=who, timestamp=utcnow())
+        drafts += [
+            draft(kind="reaction", body=reaction | {"action": "add"}),
+            draft(kind="reaction", body=reaction | {"action": "remove"}),
+            draft(kind="member", body={"username": who, "action": "leave"}),
+            draft(kind="member", body={"username": who, "action": "join", "role": "member"}),
+        ]
+    for start in range(0, events, BATCH):
+        outcomes = repository.append(drafts[start : min(start + BATCH, events)])
+        assert all(isinstance(outcome, Stored) for outcome in outcomes)
 
 
 if __name__ == "__main__":

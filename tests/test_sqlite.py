@@ -480,7 +480,7 @@ def test_what_was_done_in_a_room_and_who_owns_it_are_found_by_an_index(
         repository.append([member("leave")])  # which needs another owner
         repository.append([say("five")])
     used = (
-        "events USING INDEX ix_events_audit (room_id=? AND seq>? AND seq<?)",
+        "events USING INDEX ix_events_audit (room_id=? AND kind=? AND seq>? AND seq<?)",
         "members USING COVERING INDEX ix_members_owners (room_id=? AND role=?)",
         "reports USING PRIMARY KEY (room_id=? AND number>?)",
         "restraints USING PRIMARY KEY (room_id=? AND user_id=?)",
@@ -495,6 +495,41 @@ def test_what_was_done_in_a_room_and_who_owns_it_are_found_by_an_index(
             for each in used:
                 found[each] += any(each in step for step in steps)
     assert [*found.values()] == [2, 1, 1, 3]
+
+
+def test_pages_look_at_nothing_but_what_they_give(repository: SqliteRepository, path: Path) -> None:
+    """However much of other kinds there is between: a night of reactions, or of coming and going.
+
+    Each step of a statement is SQLite's, and so are those of its `LIMIT`: none are of a sort.
+    """
+
+    def pages() -> None:
+        for newest in (True, False):
+            (found,) = repository.messages("lobby", 0, 999, 1, newest=newest, upto=9_999)
+            assert found.seq == (502 if newest else 2)
+            kinds = ["member", "room", "room", "delete"]
+            changes = repository.events("lobby", kinds, 2, 500, 1, newest=newest)
+            assert [each.seq for each in changes] == [499 if newest else 4]
+            for kind in ("edit", "room"):
+                assert repository.events("lobby", [kind], 4, 500, 1, newest=newest) == []
+
+    repository.append([say("two"), react("ada", 2)])
+    for _ in range(248):
+        repository.append([member("leave"), member("join", role="member")])
+    repository.append([react("ada", 2, "\u2615"), react("ada", 2, "\u2764")])
+    repository.append([say("five hundred and two")])
+    with statements() as asked:
+        pages()
+    found = 0
+    with plain(path) as connection:
+        for statement in asked:
+            steps = [step[-1] for step in connection.execute(f"EXPLAIN QUERY PLAN {statement}")]
+            assert not [step for step in steps if step.startswith("USE TEMP B-TREE")]
+            found += any(
+                "INDEX ix_events_messages (room_id=? AND seq>? AND seq<?)" in s for s in steps
+            )
+            found += any("INDEX ix_events_audit (room_id=? AND kind=? AND seq" in s for s in steps)
+    assert found == len(asked) == 8
 
 
 # For who reads with plain SQL, as the first chatroom could be read.

@@ -355,8 +355,10 @@ class SqlRepository(Retention):
         window = {"room": room, "after": after, "before": before, "limit": limit}
         statement = self._sql.newest_events if newest else self._sql.oldest_events
         with self._dialect.reading() as connection:
-            found = connection.taken(statement, {**window, **_given([kind] for kind in kinds)})
-        return events_of(room, found)
+            each = _given([kind] for kind in dict.fromkeys(kinds))
+            found = connection.taken(statement, {**window, **each})
+        merged = events_of(room, [event for (of_a_kind,) in found for event in of_a_kind])
+        return merged[max(0, len(merged) - limit) :] if newest else merged[:limit]
 
     # Who is in which room.
 

@@ -87,7 +87,11 @@ events = sa.Table(
         "seq",
         sqlite_where=sa.text("target IS NOT NULL"),  # most have none, and cost it nothing
     ),
-    sa.Index("ix_events_audit", "room_id", "seq", sqlite_where=sa.text("kind <> 'message'")),
+    # What is between two messages, or two events of another kind, may be a hundred thousand.
+    sa.Index("ix_events_messages", "room_id", "seq", sqlite_where=sa.text("kind = 'message'")),
+    sa.Index(
+        "ix_events_audit", "room_id", "kind", "seq", sqlite_where=sa.text("kind <> 'message'")
+    ),
 )
 """The log.
 

@@ -289,12 +289,15 @@ class Statements:
         self.oldest_messages = taken(as_they_are(dialect, oldest, _USER_ID))
         self.newest_messages = taken(as_they_are(dialect, newest, _USER_ID))
         row = given("kind")
-        # Spelled out, or the index of what is no message would not be taken for it.
+        # Of each kind so many: only of one kind the index has them in order.  Spelled out,
+        # or the index of what is no message would not be taken for it.
         others = window.where(
-            sa.text("events.kind <> 'message'"), events.c.kind.in_(sa.select(row.c.kind))
+            sa.text("events.kind <> 'message'"), events.c.kind == row.c.kind
+        ).correlate(row)
+        self.oldest_events, self.newest_events = (
+            taken(sa.select(dialect.listed(others.order_by(order)).label("found")).select_from(row))
+            for order in (events.c.seq, events.c.seq.desc())
         )
-        self.oldest_events = taken(others.order_by(events.c.seq))
-        self.newest_events = taken(others.order_by(events.c.seq.desc()))
         self.head = sa.select(rooms.c.first, rooms.c.head).where(rooms.c.name == param("room"))
 
     def _build_searching(self, dialect: Dialect) -> None:
@@ -765,7 +768,10 @@ def as_they_are(
     came or went above `upto`; and the newest of its edits that is not.
     """
     messages = (
-        page.where(events.c.kind == "message").add_columns(events.c.room_id).subquery("messages")
+        # Spelled out, or the index of messages alone would not be taken for it.
+        page.where(sa.text("events.kind = 'message'"))
+        .add_columns(events.c.room_id)
+        .subquery("messages")
     )
     beside = (
         sa.select(tallies.c.emoji, tallies.c.count)

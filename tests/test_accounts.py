@@ -548,6 +548,7 @@ async def test_nothing_of_a_forgotten_person_is_in_the_files(
         his = await chat.send(bob, "lobby", "<bob stays>")
         await chat.report(ada, "lobby", his.seq, "<ada's report>")
         await chat.ban(bob, "den", "ada", reason="<ada's ban>")
+        await chat.delete(bob, "den", 6, reason="<of ada's message>")
         token = digest((await chat.issue_token(ada)).secret)
 
         def found(*marks: bytes) -> list[bytes]:
@@ -556,7 +557,7 @@ async def test_nothing_of_a_forgotten_person_is_in_the_files(
 
         (hash_,) = rows(path, "SELECT password_hash FROM users WHERE username = 'ada'")[0]
         marks = [b"<ada ", b"<ada's reason>", b"<Lovelace>", str(hash_).encode(), token]
-        marks += [b"<bob's report>", b"<ada's report>", b"<ada's ban>"]
+        marks += [b"<bob's report>", b"<ada's report>", b"<ada's ban>", b"<of ada's message>"]
         assert found(*marks) == [*marks]
         assert rows(path, "SELECT count(*) FROM txns") == [(14,)]
         await chat.forget(ada)
@@ -716,3 +717,27 @@ async def test_an_export_has_all_that_somebody_sent_and_no_secret(
         ]
         assert sorted(expected) == sorted(orjson.dumps(event) + b"\n" for event in events)
         assert [e["content"] for e in events if e["event"] == "edit"][-1] == "<ada den 6 again>"
+
+
+@BOTH
+async def test_an_export_has_what_was_reported_and_deleted_but_not_who_reported_it(
+    make: Make, tmp_path: Path
+) -> None:
+    async with Chat(make(tmp_path / "chat.db"), limits=NO_RATES, bcrypt_cost=4) as chat:
+        ada, bob = await populated(chat)
+        await chat.report(bob, "den", 3, "rude")
+        await chat.report(ada, "lobby", 4, "dull")
+        gone = await chat.delete(bob, "den", 6, reason="ruder")
+        exported = [line async for line in lines(chat, ada)]
+        reports = {
+            (each["room"], each["seq"]): each for each in exported if each.get("export") == "report"
+        }
+        assert reports.keys() == {("den", 3), ("lobby", 4)}
+        assert reports["den", 3].keys() == {"export", "room", "seq", "reason", "timestamp"}
+        assert (reports["lobby", 4]["username"], reports["lobby", 4]["reason"]) == ("ada", "dull")
+        deletion = exported[-1]
+        assert (deletion["event"], deletion["seq"], deletion["reason"]) == (
+            "delete",
+            gone.seq,
+            "ruder",
+        )

@@ -284,7 +284,7 @@ def test_a_batch_is_as_many_statements_whatever_its_size_each_by_an_index(path: 
         with statements() as idle:
             while expire(repository, now):
                 idle.clear()
-        assert len(few) == len(asked) < 11
+        assert len(few) == len(asked) < 12
         assert len(idle) == 1, "where there is nothing to do, it is one look"
     with contextlib.closing(sqlite3.connect(path)) as connection:
         plans = [

@@ -24,9 +24,9 @@ def exported(repository: Repository, username: str, wire: Wire) -> Iterator[byte
     """Yield what there is of a user as lines of JSON, in pieces of many lines.
 
     The account, each membership, when each token expires, each report that the user made or
-    that was made of a message of theirs, and then every event that the user sent or that is
-    about their membership, as the wire has it, in the order in which they were stored.
-    Raises NotFound.
+    that was made of a message of theirs, and then every event that the user sent, or that is
+    about their membership or the deletion of their messages, as the wire has it, in the order
+    in which they were stored.  Who reported a message is not theirs to know.  Raises NotFound.
     """
     account = repository.user(username)
     if account is None:
@@ -54,7 +54,7 @@ def exported(repository: Repository, username: str, wire: Wire) -> Iterator[byte
             "export": "report",
             "room": room,
             "seq": report.seq,
-            "username": report.username,
+            **({"username": username} if report.username == username else {}),
             "reason": report.reason,
             "timestamp": rfc3339(report.timestamp),
         }

@@ -189,8 +189,8 @@ class Repository(Protocol):
         """Let go of a room's events below `first`, at most its head + 1; repeatable.
 
         They are as gone as what is erased, from what is searched, too, and so is what stood
-        beside them, and the reason for which each was reported.  Who has read less counts
-        as having read them.
+        beside them, and the reason for which each was reported or deleted.  Who has read less
+        counts as having read them.
         """
 
     # Who is in which room.
@@ -302,9 +302,9 @@ class Repository(Protocol):
     def said(self, username: str, after: int, limit: int) -> tuple[Sequence[Durable], int | None]:
         """Look through a part of all logs, and return at most `limit` events of a user.
 
-        Those that they sent, and the `member` events about them, in the order in which they
-        were stored.  `after` is 0 to begin with, and from then on what was returned last,
-        until that is None.  How much is looked at is bounded.
+        Those that they sent, the `member` events about them and the deletions of their
+        messages, in the order in which they were stored.  `after` is 0 to begin with, and from
+        then on what was returned last, until that is None.  How much is looked at is bounded.
         """
 
     def redact(self, events: Sequence[Durable]) -> None:

@@ -121,6 +121,9 @@ class _Log:
         for username, standing in self.members.items():
             if standing.read < kept - 1:
                 self.members[username] = Standing(standing.role, kept - 1, self.gone)
+        for message, deletion in self.deletions.items():
+            if message < kept <= deletion.seq:
+                self.put(redacted(self.events[deletion.seq - kept]))
         for beside in (self.edits, self.deletions, self.reactions, self.reacted, self.mentioned):
             for message in [message for message in beside if message < kept]:
                 del beside[message]
@@ -678,12 +681,19 @@ class MemoryRepository:
             for place in range(after, len(self._stored)):
                 room, seq = self._stored[place]
                 event = self._logs[room].at(seq)
-                about = event.username if isinstance(event, Member) else None
-                if event is not None and username in (event.sender, about):
+                if event is not None and self._concerns(username, event):
                     found.append(event)
                 if len(found) == limit:
                     return found, place + 1
             return found, None
+
+    def _concerns(self, username: str, event: Durable) -> bool:
+        match event:
+            case Member() if event.username == username:
+                return True
+            case Delete() if self._logs[event.room].is_by(event.target, username):
+                return True
+        return event.sender == username
 
     def redact(self, events: Sequence[Durable]) -> None:
         with self._lock:

@@ -326,6 +326,9 @@ def _what_somebody_said(repository: Repository) -> None:
             edit("ada", 8, "lobby 8, edited"),
             delete("ada", 3, reason="rude", as_host=True),
             delete("ada", 8, reason="wrong"),
+            say("ada", "lobby 12"),
+            delete("bob", 12, reason="dull", as_host=True),
+            delete("bob", 4, reason="his own affair"),
         ]
     )
     found: list[Durable] = []
@@ -336,16 +339,17 @@ def _what_somebody_said(repository: Repository) -> None:
         found += some
     assert [(e.room, e.seq) for e in found] == [
         *(("lobby", 1), ("secret", 1), ("lobby", 8), ("secret", 2)),
-        *(("lobby", 9), ("lobby", 10), ("lobby", 11)),
-    ], "in the order in which they were stored"
+        *(("lobby", seq) for seq in (9, 10, 11, 12, 13)),
+    ], "in the order in which they were stored, and who deleted what they said"
     assert found[2] == Message("lobby", 8, "ada", NOW, "", erased=True)
     assert repository.said("nobody", 0, 9) == ([], None)
 
     deletions = [event for event in found if isinstance(event, Delete)]
-    assert [event.reason for event in deletions] == ["rude", "wrong"]
+    assert [event.reason for event in deletions] == ["rude", "wrong", "dull"]
     repository.redact(deletions[1:])
-    again = repository.read("lobby", 9, 11, 9)
-    assert again == [deletions[0], evolve(deletions[1], reason=None)]
+    again = [event for event in repository.read("lobby", 9, 99, 9) if isinstance(event, Delete)]
+    assert [event.reason for event in again] == ["rude", None, None, "his own affair"]
+    assert again[1] == evolve(deletions[1], reason=None)
 
 
 def _an_accounts_end(repository: Repository) -> None:

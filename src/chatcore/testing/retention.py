@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from attrs import evolve
+
 from chatcore.commands import LOGGED
 from chatcore.errors import Forbidden, NotFound
-from chatcore.events import Duplicate, Marked, Message, Stored, Tally
+from chatcore.events import Delete, Duplicate, Marked, Message, Stored, Tally
 from chatcore.model import Draft, Room
 from chatcore.ports import Repository
 from chatcore.testing.drafts import (
@@ -214,6 +216,26 @@ def _what_is_beside_a_message_goes_with_it(repository: Repository) -> None:
         assert (now.read, now.unread, now.unread_mentions) == (read, unread, unread)
 
 
+def _why_it_was_deleted_goes_with_a_message(repository: Repository) -> None:
+    """Whoever is forgotten later could not be known for its sender any more."""
+    repository.append(
+        [
+            member("ada", "join", role="owner"),
+            on(0, "two"),
+            on(1, "three"),
+            evolve(delete("ada", 2, reason="rude"), timestamp=NOW + 2 * DAY),
+            evolve(delete("ada", 3, reason="dull"), timestamp=NOW + 2 * DAY),
+            update("ada", retention_days=1),
+        ]
+    )
+    assert expire(repository, NOW + 1.5 * DAY) == ("lobby", 3)
+    log = repository.read("lobby", 0, 99, 99)
+    assert [(each.target, each.reason) for each in log if isinstance(each, Delete)] == [
+        (2, None),
+        (3, "dull"),
+    ]
+
+
 def _only_owners_say_for_how_long(repository: Repository) -> None:
     repository.append(
         [member("ada", "join", role="owner"), member("bob", "join", role="moderator")]
@@ -235,5 +257,6 @@ RETENTION: Sequence[Callable[[Repository], None]] = (
     _a_prefix_goes,
     _all_of_it_goes,
     _what_is_beside_a_message_goes_with_it,
+    _why_it_was_deleted_goes_with_a_message,
     _only_owners_say_for_how_long,
 )

@@ -26,6 +26,7 @@ class Retention(Searching):
             connection.execute(sql.read_on, gone)
             self._unlearn(connection, [[room_id, lowest, first - 1]])
             connection.execute(sql.redact_gone, gone)
+            connection.execute(sql.redact_deletions_of_gone, gone)
             connection.execute(sql.remove_events, gone)
             connection.execute(sql.set_first, {"whose": room_id, "kept": first})
             connection.execute(sql.reindex)

@@ -45,7 +45,7 @@ class Statements:
         self._build_writing(dialect)
         self._build_pages(dialect)
         self._build_searching(dialect)
-        self._build_retention()
+        self._build_retention(dialect)
         self._build_rooms(dialect)
         self._build_reports(dialect)
         self._build_accounts(dialect)
@@ -375,7 +375,7 @@ class Statements:
         )
         self.found = taken(as_they_are(dialect, found, _USER_ID, "id", "name", "head"))
 
-    def _build_retention(self) -> None:
+    def _build_retention(self, dialect: Dialect) -> None:
         """What rooms keep no longer, and letting go of it."""
         limit = param("limit", type_=sa.BigInteger)
         # No further than the first that is not old enough, whatever is after it: a clock
@@ -426,6 +426,17 @@ class Statements:
                 reports.c.room_id == whose,
                 reports.c.seq >= param("lowest"),
                 reports.c.seq <= last,
+            )
+        )
+        self.redact_deletions_of_gone = (
+            sa.update(events)
+            .values(body=dialect.without(events.c.body, "reason"))
+            .where(
+                events.c.room_id == whose,
+                events.c.target >= param("lowest"),
+                events.c.target <= last,
+                events.c.kind == "delete",
+                events.c.seq > last,
             )
         )
         self.set_first = (
@@ -645,6 +656,7 @@ class Statements:
     def _build_departures(self, dialect: Dialect) -> None:
         """What somebody said, and what else there is of them."""
         given, taken = dialect.given, dialect.taken
+        message = events.alias("message")
         said = taken(
             sa.select(
                 events.c.id,
@@ -665,6 +677,14 @@ class Statements:
                     sa.and_(
                         events.c.kind == "member",
                         dialect.text(events.c.body, "username") == param("username"),
+                    ),
+                    sa.and_(
+                        events.c.kind == "delete",
+                        sa.exists().where(
+                            message.c.room_id == events.c.room_id,
+                            message.c.seq == events.c.target,
+                            message.c.sender_id == _USER_ID,
+                        ),
                     ),
                 ),
             )

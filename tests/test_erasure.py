@@ -73,8 +73,9 @@ def fill(repository: SqliteRepository, chance: random.Random) -> Texts:
 
 def erase(repository: SqliteRepository, texts: Texts) -> None:
     """First by retention in the one room, and then by deletion in the other."""
-    while due := repository.due(NOW + timedelta(days=99), 50):
-        repository.expire(*due)
+    now = NOW + timedelta(days=99)
+    while due := repository.due(now, 50):
+        repository.expire(*due, now)
     seqs = [seq for room, seq in texts if room == LOBBY.name]
     for start in range(0, len(seqs), 50):
         repository.append([delete("ada", seq) for seq in seqs[start : start + 50]])

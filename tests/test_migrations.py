@@ -456,8 +456,9 @@ def test_a_room_goes_back_without_its_retention(tmp_path: Path) -> None:
                 draft("room", datetime(2026, 2, 1, tzinfo=UTC), topic="Tea", retention_days=7),
             ]
         )
-        assert repository.due(datetime(2026, 2, 2, tzinfo=UTC), 99) == ("den", 3)
-        repository.expire("den", 3)
+        now = datetime(2026, 2, 2, tzinfo=UTC)
+        assert repository.due(now, 99) == ("den", 3)
+        repository.expire("den", 3, now)
     engine = sa.create_engine(f"sqlite:///{path}")
     with engine.begin() as connection:
         downgrade(connection, "0006")

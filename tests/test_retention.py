@@ -184,6 +184,38 @@ async def test_a_page_that_is_read_meanwhile_has_no_more_and_no_less(
         assert min(calls[0]) < first, "it was read before"
 
 
+async def test_what_a_room_is_told_to_keep_meanwhile_is_kept_and_given(
+    repository: FaultyRepository,
+) -> None:
+    """An acknowledged update counts, whatever was due before."""
+    seen, told = threading.Event(), threading.Event()
+    async with (
+        hall(repository) as (talk, clock, ada, bob),
+        talk.hub.feed("hall") as feed,  # as where somebody listens
+    ):
+        sent = [(await talk.send(ada, "hall", f"{n}")).seq for n in range(5)]
+        due = repository.inside.due
+
+        def overtaken(now: datetime, limit: int, after: str = "") -> tuple[str, int] | None:
+            found = due(now, limit, after)
+            if found is not None and not told.is_set():
+                seen.set()
+                told.wait()
+            return found
+
+        repository.inside.due = overtaken  # type: ignore[method-assign] # of this one
+        clock.advance(99 * 86_400)
+        await eventually(seen.is_set)
+        await talk.update(ada, "hall", retention_days=0)
+        told.set()
+        await eventually(lambda: repository.calls["expire"])
+        await eventually(lambda: feed.first == 1 and not talk.hub._firsts)  # noqa: SLF001
+        page = await talk.history(bob, "hall")
+        assert [message.seq for message in page.messages] == sent
+        assert page.first == 1
+        assert page.complete
+
+
 # SQLite.
 
 

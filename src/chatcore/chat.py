@@ -159,6 +159,8 @@ class Chat(Accounts, Moderation):
         self._typing = Rates(self.limits.typing, "Nobody need be told so often")
         self._rooms: dict[str, Room] = {}
         self._observers: list[Observer] = []
+        self._expired = ""
+        """The room that was last to let go of something."""
         self._state = "new"
 
     # Its life.
@@ -271,11 +273,18 @@ class Chat(Accounts, Moderation):
 
     async def _expire(self) -> bool:
         """Let go of some of what rooms keep no longer; say whether there may be more."""
-        due = await self._read(self._repository.due, self._now(), EXPIRED)
+        now = self._now()
+        due = await self._read(self._repository.due, now, EXPIRED, self._expired)
         if due is None:
             return False
-        with self.hub.expiring(*due):
-            await self._journal.write(self._repository.expire, *due)
+        room, first = due
+        self._expired = room  # in turn: one that always fails must not keep the others from it
+        with self.hub.expiring(room, first):
+            try:
+                await self._journal.write(self._repository.expire, room, first, now)
+            finally:  # it may have failed, or the room may have been told to keep all
+                first, *_ = await self._read(self._repository.head, room, 0)
+                self.hub.begins(room, first)
         return True
 
     async def _purge(self) -> bool:

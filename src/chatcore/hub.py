@@ -237,6 +237,13 @@ class Hub:
         finally:
             del self._firsts[room]
 
+    def begins(self, room: str, first: int) -> None:
+        """Take note of what the log begins with: it may have kept what it was to let go of."""
+        feed = self._feeds.get(room)
+        if feed is not None and first < feed.first:
+            feed.first = first
+            feed.pages.clear()
+
     async def _read(self, feed: Feed, after: int, upto: int) -> Sequence[Durable]:
         return await feed.read(
             self._off_loop, self._repository.read, after, upto, self._limits.history

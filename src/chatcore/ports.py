@@ -178,15 +178,19 @@ class Repository(Protocol):
         but for a storage whose implementation says otherwise.
         """
 
-    def due(self, now: datetime, limit: int) -> tuple[str, int] | None:
+    def due(self, now: datetime, limit: int, after: str = "") -> tuple[str, int] | None:
         """Return a room that has events which it keeps no longer, and the first seq after them.
 
         They are its first ones, up to one that is younger than its `retention_days`, or
-        `limit` of them.  None where no room has any.
+        `limit` of them.  None where no room has any.  Of several rooms it is the one whose
+        name comes next to `after`; the last is followed by the first.
         """
 
-    def expire(self, room: str, first: int) -> None:
-        """Let go of a room's events below `first`, at most its head + 1; repeatable.
+    def expire(self, room: str, first: int, now: datetime) -> None:
+        """Let go of those of a room's events below `first` that are due; repeatable.
+
+        Looked at once more in the transaction that does it: what the room has been told to
+        keep by then stays.
 
         They are as gone as what is erased, from what is searched, too, and so is what stood
         beside them, and the reason for which each was reported or deleted.  Who has read less

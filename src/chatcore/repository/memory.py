@@ -108,6 +108,8 @@ class _Log:
 
     def old(self, now: datetime) -> list[Durable]:
         """Return what is too old to be kept."""
+        if not self.room.retention_days:
+            return []
         oldest = now - timedelta(days=self.room.retention_days)
         return [*takewhile(lambda event: event.timestamp < oldest, self.events)]
 
@@ -453,18 +455,19 @@ class MemoryRepository:
     def purge(self) -> bool:
         return False
 
-    def due(self, now: datetime, limit: int) -> tuple[str, int] | None:
+    def due(self, now: datetime, limit: int, after: str = "") -> tuple[str, int] | None:
         with self._lock:
-            for name, log in self._logs.items():
-                if log.room.retention_days and (old := log.old(now)[:limit]):
+            for name in sorted(self._logs, key=lambda name: (name <= after, name)):
+                if old := self._logs[name].old(now)[:limit]:
                     return name, old[-1].seq + 1
             return None
 
-    def expire(self, room: str, first: int) -> None:
+    def expire(self, room: str, first: int, now: datetime) -> None:
         with self._lock:
             log = self._logs[room]
-            if log.first < first:
-                log.expire(first)
+            due = [event.seq for event in log.old(now) if event.seq < first]
+            if due:
+                log.expire(due[-1] + 1)
 
     # Who is in which room.
 

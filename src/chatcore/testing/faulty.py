@@ -242,11 +242,11 @@ class FaultyRepository:
     def purge(self) -> bool:
         return self._do(self.inside.purge)
 
-    def due(self, now: datetime, limit: int) -> tuple[str, int] | None:
-        return self._do(self.inside.due, now, limit)
+    def due(self, now: datetime, limit: int, after: str = "") -> tuple[str, int] | None:
+        return self._do(self.inside.due, now, limit, after)
 
-    def expire(self, room: str, first: int) -> None:
-        self._do(self.inside.expire, room, first)
+    def expire(self, room: str, first: int, now: datetime) -> None:
+        self._do(self.inside.expire, room, first, now)
 
     def rooms(self, username: str, after: str, limit: int) -> Sequence[Listed]:
         return self._do(self.inside.rooms, username, after, limit)

@@ -38,8 +38,8 @@ def expire(repository: Repository, now: datetime, limit: int = 99) -> tuple[str,
     """Have one room let go of what is due; return it, and what it now begins with."""
     due = repository.due(now, limit)
     if due is not None:
-        repository.expire(*due)
-        repository.expire(*due)
+        repository.expire(*due, now)
+        repository.expire(*due, now)
     return due
 
 
@@ -216,6 +216,41 @@ def _what_is_beside_a_message_goes_with_it(repository: Repository) -> None:
         assert (now.read, now.unread, now.unread_mentions) == (read, unread, unread)
 
 
+def _it_is_looked_at_once_more(repository: Repository) -> None:
+    """What a room is told meanwhile counts, and a room is not told of by itself."""
+    repository.append(
+        [
+            member("ada", "join", role="owner"),
+            *(on(day, f"{day}") for day in range(4)),
+            update("ada", retention_days=1),
+        ]
+    )
+    now = NOW + 3.5 * DAY
+    assert repository.due(now, 99) == ("lobby", 5)
+    repository.append([update("ada", retention_days=2)])
+    repository.expire("lobby", 5, now)
+    assert kept(repository) == [4, 5, 6, 7]
+    repository.append([update("ada", retention_days=0)])
+    repository.expire("lobby", 9, now + 99 * DAY)
+    assert kept(repository)[0] == 4
+
+
+def _rooms_take_turns(repository: Repository) -> None:
+    rooms = [Room(name, epoch="e") for name in ("aft", "bow", "cabin", "deck")]
+    for room in rooms:
+        begun = [member("ada", "join", room, creates=True, role="owner")]
+        if room.name != "cabin":
+            begun.append(update("ada", room, retention_days=1))
+        repository.append(begun)
+    now = NOW + 2 * DAY
+    turns = [("", "aft"), ("aft", "bow"), ("bow", "deck"), ("deck", "aft"), ("b", "bow")]
+    for after, name in turns:
+        assert repository.due(now, 1, after) == (name, 2)
+    while expire(repository, now):
+        pass
+    assert repository.due(now, 9, "aft") is None
+
+
 def _why_it_was_deleted_goes_with_a_message(repository: Repository) -> None:
     """Whoever is forgotten later could not be known for its sender any more."""
     repository.append(
@@ -258,5 +293,7 @@ RETENTION: Sequence[Callable[[Repository], None]] = (
     _all_of_it_goes,
     _what_is_beside_a_message_goes_with_it,
     _why_it_was_deleted_goes_with_a_message,
+    _it_is_looked_at_once_more,
+    _rooms_take_turns,
     _only_owners_say_for_how_long,
 )

@@ -11,17 +11,20 @@ from chatcore.repository.sql.searching import Searching
 class Retention(Searching):
     """A repository's part in it."""
 
-    def due(self, now: datetime, limit: int) -> tuple[str, int] | None:
+    def due(self, now: datetime, limit: int, after: str = "") -> tuple[str, int] | None:
+        asked = {"now": milliseconds(now), "limit": limit, "past": after}
         with self._dialect.reading() as connection:
-            row = connection.row(self._sql.due, {"now": milliseconds(now), "limit": limit})
+            row = connection.row(self._sql.due, asked)
         return None if row is None else (row[0], row[2])
 
-    def expire(self, room: str, first: int) -> None:
+    def expire(self, room: str, first: int, now: datetime) -> None:
         sql = self._sql
+        asked = {"now": milliseconds(now), "room": room, "upto": first}
         with self._dialect.writing() as connection:
-            room_id, lowest = connection.row(sql.span, {"room": room})
-            if lowest >= first:
+            row = connection.row(sql.span, asked)
+            if row is None or row[1] >= row[2]:
                 return
+            room_id, lowest, first = row
             gone = {"whose": room_id, "lowest": lowest, "last": first - 1}
             connection.execute(sql.read_on, gone)
             self._unlearn(connection, [[room_id, lowest, first - 1]])

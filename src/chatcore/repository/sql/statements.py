@@ -378,31 +378,42 @@ class Statements:
     def _build_retention(self, dialect: Dialect) -> None:
         """What rooms keep no longer, and letting go of it."""
         limit = param("limit", type_=sa.BigInteger)
-        # No further than the first that is not old enough, whatever is after it: a clock
-        # may have been set back.
-        young = (
-            sa.select(events.c.seq)
-            .where(
-                events.c.room_id == rooms.c.id,
-                events.c.seq >= rooms.c.first,
-                events.c.seq < rooms.c.first + limit,
-                events.c.timestamp
-                >= param("now", type_=sa.BigInteger) - rooms.c.retention_days * _DAY,
+
+        def kept(end: sa.ColumnElement[int]) -> sa.ColumnElement[int]:
+            # No further than the first that is not old enough, whatever is after it: a clock
+            # may have been set back.
+            young = (
+                sa.select(events.c.seq)
+                .where(
+                    events.c.room_id == rooms.c.id,
+                    events.c.seq >= rooms.c.first,
+                    events.c.seq < end,
+                    events.c.timestamp
+                    >= param("now", type_=sa.BigInteger) - rooms.c.retention_days * _DAY,
+                )
+                .order_by(events.c.seq)
+                .limit(1)
+                .scalar_subquery()
             )
-            .order_by(events.c.seq)
-            .limit(1)
-            .scalar_subquery()
-        )
+            return sa.func.coalesce(young, end).label("kept")
+
         end = sa.case(
             (rooms.c.head < rooms.c.first + limit, rooms.c.head + 1), else_=rooms.c.first + limit
         )
         room = (
-            sa.select(rooms.c.name, rooms.c.first, sa.func.coalesce(young, end).label("kept"))
+            sa.select(rooms.c.name, rooms.c.first, kept(end))
             .where(sa.text("rooms.retention_days > 0"))  # as the index of these rooms has it
             .subquery("room")
         )
-        self.due = sa.select(room).where(room.c.kept > room.c.first).limit(1)
-        self.span = sa.select(rooms.c.id, rooms.c.first).where(rooms.c.name == param("room"))
+        self.due = (
+            sa.select(room)
+            .where(room.c.kept > room.c.first)
+            .order_by(room.c.name <= param("past"), room.c.name)
+            .limit(1)
+        )
+        self.span = sa.select(
+            rooms.c.id, rooms.c.first, kept(param("upto", type_=sa.BigInteger))
+        ).where(rooms.c.name == param("room"), rooms.c.retention_days > 0)
         whose: sa.BindParameter[int] = param("whose")
         last: sa.BindParameter[int] = param("last")
         counted = sa.select(events.c.messages).where(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from pathlib import Path
 
 import pytest
 
+from chatcore import Chat, Member, Since, User
 from chatcore.errors import Unavailable
 from chatcore.model import Room
 from chatcore.repository.sql import SqliteRepository
+from chatcore.testing import PATIENCE
 from tests.support import present, serving
 
 APPEND = """
@@ -60,6 +63,31 @@ async def test_what_another_process_appends_comes_in_order_and_once(tmp_path: Pa
             ]
             page = await peer.do("history", room="lobby", limit=1)
             assert page["head"] == seqs[-1], "and nobody had to send anything after it"
+
+
+async def test_what_another_process_takes_out_of_the_log_goes_from_memory(tmp_path: Path) -> None:
+    """As `chat-serve user delete --forget` does, with the reasons given for what was done."""
+    path = tmp_path / "chat.db"
+    async with Chat(SqliteRepository(path), bcrypt_cost=4) as chat:
+        ada, bob = [await chat.introduce(User(name, name)) for name in ("ada", "bob")]
+        await chat.create(ada, "den")
+        start = await chat.join(bob, "den")
+        await chat.ban(ada, "den", "bob", reason="rude")
+        since = Since(start.epoch, start.head)
+        async with chat.hub.feed("den"):  # where a crowd has come back
+
+            async def reasons() -> list[str | None]:
+                page = (await chat.join(ada, "den", since=since)).events
+                return [event.reason for event in page if isinstance(event, Member)]
+
+            assert await reasons() == ["rude"]
+            with contextlib.closing(SqliteRepository(path)) as other:
+                other.open()
+                events, _ = other.said("bob", 0, 99)
+                other.redact([event for event in events if event.room == "den"])
+            async with asyncio.timeout(PATIENCE):
+                while await reasons() != [None]:
+                    pass
 
 
 def test_only_others_writing_is_seen(tmp_path: Path) -> None:

@@ -268,6 +268,7 @@ class Chat(Accounts, Moderation):
                 rooms = self.hub.rooms()
                 heads = await self._journal.write(self._repository.foreign_heads, rooms)
                 if heads is not None:
+                    self.hub.let_go()  # they may have taken something out of the log
                     self.hub.notice(heads)
                     await self._end_revoked()
 

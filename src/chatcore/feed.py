@@ -152,6 +152,11 @@ class Feed:
             self.erased |= targets
         return without(targets, events)
 
+    def let_go(self) -> None:
+        """Let go of all events that are in memory."""
+        self.tail.clear()
+        self.pages.clear()
+
     def expire(self, first: int) -> None:
         """Let go of what is below."""
         self.first = max(first, self.first)

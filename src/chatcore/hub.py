@@ -150,7 +150,7 @@ class Hub:
     def let_go(self) -> None:
         """Keep no events in memory that the log may have otherwise by now."""
         for feed in self._feeds.values():
-            feed.tail.clear()
+            feed.let_go()
 
     def rooms(self) -> Sequence[str]:
         """Return the rooms that somebody listens to."""

@@ -29,7 +29,7 @@ from chatcore.events import Found, Stored
 from chatcore.model import LOBBY, Limits, Room
 from chatcore.peer import connect
 from chatcore.query import parse
-from chatcore.repository.sql import searching
+from chatcore.repository.sql import fts, searching
 from chatcore.repository.sql import sqlite as database
 from chatcore.repository.sql.fts import WordIndex
 from chatcore.testing import PATIENCE, FaultyRepository, Hold, Refusal, eventually, failing
@@ -371,6 +371,30 @@ def test_a_deleted_text_is_nowhere_in_the_files(
     unchecked(path)
     current = {each[-1] for seq, each in marks.items() if seq not in gone}
     assert current == {word for word in vocabulary(path) if len(word) == 16}
+
+
+@pytest.mark.skipif(WordIndex.wipes_at_once, reason="there is nothing to be purged")
+def test_a_purge_ends_however_often_others_write_in_between(
+    sqlite: SqliteRepository, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time it would begin anew; of steps that stay as small there is no end."""
+    monkeypatch.setattr(fts, "MERGED_PAGES", 1)
+    chance = random.Random(1)
+    for _ in range(5):
+        said = [f"{chance.getrandbits(64):x} {chance.getrandbits(64):x}" for _ in range(1_000)]
+        sqlite.append([say("ada", text) for text in said])
+        sqlite.index(1_000)
+    sqlite.append([say("ada", "lighthouse"), delete("ada", 2)])
+    sqlite.index(1_000)
+    steps = 0
+    while owed(path):
+        sqlite.append([say("ada", "tea")])
+        sqlite.index(1_000)
+        sqlite.purge()
+        steps += 1
+        assert steps < 20
+    assert steps > 5, "else it was done before anybody came between"
+    unchecked(path)
 
 
 def test_an_index_that_a_newer_sqlite_has_used_is_refused_where_it_cannot_be_read(

@@ -54,8 +54,11 @@ class Words(Protocol):
         that are public, without those that are `banned`.
         """
 
-    def purge(self, connection: Connection) -> bool:
-        """Wipe some of what was taken out; say whether there is more to do."""
+    def purge(self, connection: Connection, times: int) -> bool:
+        """Wipe some of what was taken out, so many times as much as is quick; say if there is more.
+
+        What is put in or taken out in between may have it begin anew.
+        """
 
 
 class Dialect(Protocol):

@@ -31,6 +31,10 @@ class Searching:
 
     _dialect: Dialect
     _sql: Statements
+    _purged_times = 1
+    """How much is purged in one step: twice as much as in the one before, where others came
+    between, so that in the end one does all, however often they come."""
+    _purge_begins_anew = False
 
     def index(self, limit: int) -> int:
         sql, index = self._sql, self._dialect.words
@@ -51,6 +55,7 @@ class Searching:
                 rows[message_id] = [message_id, " ".join(words(body["content"])), scope]
             if rows:
                 connection.execute(index.put, given(rows.values()))
+                self._purge_begins_anew = True
             connection.execute(sql.set_indexed, {"last": found[-1][0]})
             connection.commit()
         return len(found)
@@ -59,8 +64,12 @@ class Searching:
         with self._dialect.writing() as connection:
             is_owed, stale = connection.row(self._sql.owed)
             if is_owed:
-                if not self._dialect.words.purge(connection):
+                if self._purge_begins_anew:
+                    self._purged_times *= 2
+                self._purge_begins_anew = False
+                if not self._dialect.words.purge(connection, self._purged_times):
                     connection.execute(self._sql.set_purged)
+                    self._purged_times = 1
                 connection.commit()
                 return True
         if stale and self._dialect.vacuum():
@@ -72,6 +81,7 @@ class Searching:
     def _unlearn(self, connection: Connection, spans: Sequence[Sequence[int]]) -> None:
         """Take messages out of what is found: of each room's id the first and the last seq."""
         connection.execute(self._dialect.words.remove, given(spans))
+        self._purge_begins_anew = True
         connection.execute(self._sql.note_unlearning)
 
     def search(

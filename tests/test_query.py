@@ -89,6 +89,7 @@ def test_what_is_none_says_why(text: str, sentence: str) -> None:
     [
         ("Hello, WORLD! foo_bar", "hello world foo bar"),
         ("Élan naïve a\u0301b Straße ΣΑΣ ﬀ Ａ１", "elan naive ab strasse σασ ff a1"),
+        ("𝐇𝐞𝐥𝐥𝐨 ℋ𝚨𝛀", "hello hαω"),
         ("東京タワー ﾀﾜｰ", "東 京 タ ワ ー タ ワ ー"),
         ("한국어", "한 국 어"),
         ("हिन्दी में", "हिन्दी में"),
@@ -103,6 +104,7 @@ def test_words(text: str, expected: str) -> None:
 
 
 @given(st.text())
+@example("𝐇𝐞𝐥𝐥𝐨")
 def test_what_is_found_by_its_own_words_and_by_nothing_else_than_words(text: str) -> None:
     found = words(text)
     assert words(" ".join(found)) == found, "folded once is folded for good"

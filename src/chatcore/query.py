@@ -140,6 +140,7 @@ def _fold(character: str) -> str:
     if unicodedata.category(character) == "So":
         return f" {character} "
     plain = unicodedata.normalize("NFKD", character.casefold())
+    plain = unicodedata.normalize("NFKD", plain.casefold())  # bold letters are capitals only now
     plain = unicodedata.normalize("NFC", "".join(each for each in plain if each not in _ACCENTS))
     kept = [
         each if each.isalnum() or unicodedata.category(each)[0] == "M" else " " for each in plain

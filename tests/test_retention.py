@@ -216,6 +216,32 @@ async def test_what_a_room_is_told_to_keep_meanwhile_is_kept_and_given(
         assert page.complete
 
 
+async def test_a_room_that_cannot_let_go_keeps_no_other_from_it(
+    repository: FaultyRepository, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And nobody who reads there misses what is kept still."""
+    repository.scripts.append(
+        failing(
+            "expire", Refusal(ValueError("torn")), when=lambda call: call.arguments[0] == "hall"
+        )
+    )
+    async with hall(repository) as (talk, clock, ada, bob):
+        await talk.create(ada, "inn")
+        await talk.update(ada, "inn", retention_days=10)
+        sent = await talk.send(ada, "hall", "old")
+        await talk.send(ada, "inn", "old")
+        clock.advance(11 * 86_400)
+        async with talk.hub.feed("hall") as feed, talk.hub.feed("inn") as inn:
+            await eventually(lambda: inn.first == 4)
+            await eventually(lambda: repository.calls["expire"] > 5)
+            await eventually(lambda: feed.first == 1)
+            page = await talk.history(bob, "hall")
+            assert [message.seq for message in page.messages] == [sent.seq]
+    assert [record.getMessage() for record in caplog.records] == [
+        "some upkeep has failed, and is tried again"
+    ], "told once"
+
+
 # SQLite.
 
 

@@ -30,6 +30,7 @@ ROOMS = 50
 """Rooms in one chat, for a login tells of all that one is in."""
 LIMITS = Limits(
     messages=None,
+    changes=None,
     attempts=None,
     address_connections=None,
     user_connections=None,

@@ -89,6 +89,8 @@ def populate(path: Path, rooms: Mapping[str, Sequence[str]], messages: int = 0) 
             body = {"action": "join", "role": "member"}
             repository.append([join(sender=one, body=body | {"username": one}) for one in members])
             say(repository, room, members, messages)
+        while repository.index(5_000):  # else the server does it while it is measured
+            pass
 
 
 def say(

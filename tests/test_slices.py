@@ -13,6 +13,7 @@ import pytest
 
 from chatcore import hub
 from chatcore.codec import JsonLines
+from chatcore.errors import Unavailable
 from chatcore.events import Delete, Member, Message, Presence
 from chatcore.feed import Feed, Listener
 from chatcore.model import LOBBY, Limits, Room, User
@@ -285,6 +286,30 @@ async def test_a_room_that_waits_for_its_turn_hears_of_deletions_and_of_presence
         assert (seqs(links[deleted]), seqs(links[last])) == ([1, 2], [1])
         got_it = [b"secret" in b"".join(link.written) for link in links.values()]
         assert got_it == [True, True, False, True]
+
+
+async def test_history_has_all_that_was_acknowledged_though_it_is_still_being_written() -> None:
+    names = [f"user{number}" for number in range(6)]
+    async with straight_room(*names) as (chat, _):
+        for number in range(3):  # one alone, then several in one commit
+            texts = [f"{number}-{each}" for each in range(2 * number + 1)]
+            sending = (chat.send(User(names[0], names[0]), LOBBY, text) for text in texts)
+            heads = [reply.seq for reply in await asyncio.gather(*sending)]
+            page = await chat.history(User(names[1], names[1]), LOBBY)
+            assert page.head >= max(heads)
+            assert [message.content for message in page.messages][-len(texts) :] == texts
+
+
+async def test_history_that_waits_for_what_is_being_written_ends_with_the_hub() -> None:
+    ada, bob = NotedLink(WIRE), NotedLink(WIRE)
+    async with lobby(ada=ada, bob=bob) as room:
+        room.readable.clear()
+        room.hub.deliver([text(2)])  # and the one before it was lost, and cannot be read now
+        waiting = asyncio.create_task(room.hub.reach(room.feed, room.feed.announced))
+        await eventually(lambda: bool(room.feed.awaited))
+        await room.hub.close()
+        with pytest.raises(Unavailable):
+            await waiting
 
 
 async def test_all_slices_are_written_before_a_shutdown_ends_the_connections() -> None:

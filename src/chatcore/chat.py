@@ -566,6 +566,7 @@ class Chat(Accounts, Moderation):
         `limit` counts messages, and each is as it is now.  `complete`
         says that there are no more in the direction asked for.  With `types` the page has
         those kinds of events, as the log has them; all but `message` are for moderators.
+        All that was acknowledged before is in it.
 
         Raises Invalid, NotFound, Banned, Forbidden, Unavailable.
         """
@@ -573,6 +574,7 @@ class Chat(Accounts, Moderation):
         command = commands.History(room, before, after, around, limit, kinds)
         action = "audit" if {*(kinds or ())} - {"message"} else "read"
         async with self._reading(user, command, action) as (found, feed, still_may):
+            await self.hub.reach(feed, feed.announced)
             with feed.reading():  # a page may be several reads
                 head = feed.head
                 page, complete = await self._pages.history(feed, head, command, user.username)

@@ -119,6 +119,8 @@ class Feed:
     opened: asyncio.Task[None] | None = None
     ended: dict[str, int] = field(factory=dict)
     """Whose membership ended at which seq, while somebody is about to subscribe."""
+    announced: int = 0
+    """The highest seq that was announced: above the head while there is something to write."""
     awaited: list[asyncio.Event] = field(factory=list)
     """Set each time the head has moved."""
     reads: int = 0
@@ -137,6 +139,11 @@ class Feed:
             self.pages.clear()
         page = self.pages[asked] = Page(events)
         return page
+
+    def wake(self) -> None:
+        """Have those look again who wait for the head to move."""
+        for moved in self.awaited:
+            moved.set()
 
     def erase(self, events: Sequence[Durable]) -> Sequence[Durable]:
         """Let go of the text that these events delete; return them without it, too.

@@ -29,7 +29,7 @@ from functools import partial
 from typing import Protocol
 
 from chatcore import events
-from chatcore.errors import ChatError, NotMember
+from chatcore.errors import ChatError, NotMember, Unavailable
 from chatcore.events import (
     Close,
     Durable,
@@ -96,16 +96,20 @@ class Hub:
         """Of those, the ones that go on with what was announced."""
         self._later: deque[Feed] = deque()
         """Feeds whose waiting events have no hole before them, but a full slice."""
+        self._closed = False
         self._turn = asyncio.Lock()
         """Held by whoever has the next turn of the loop, for one slice."""
 
     async def close(self) -> None:
         """End every task; whoever still listens hears nothing more."""
+        self._closed = True
         if self._telling is not None:
             self._telling.cancel()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for feed in self._feeds.values():
+            feed.wake()
 
     async def written(self, seconds: float) -> None:
         """Return once all that was announced is written to who is live, or that time is over."""
@@ -303,13 +307,18 @@ class Hub:
     async def reach(self, feed: Feed, seq: int) -> None:
         """Return when a feed's head is at least `seq`, which was committed and answered.
 
-        Where the bus has lost it, it is read from the log.
+        Where the bus has lost it, it is read from the log.  Raises Unavailable where the
+        hub closes meanwhile.
         """
+        if feed.head >= seq:
+            return
         self.notice({feed.room: seq})
         reached = asyncio.Event()
         feed.awaited.append(reached)
         try:
             while feed.head < seq:
+                if self._closed:
+                    raise Unavailable("The server is shutting down; try again", retry_after=1.0)
                 reached.clear()
                 await reached.wait()
         finally:
@@ -327,6 +336,7 @@ class Hub:
             feed = self._feeds.get(room)
             if feed is None:
                 continue
+            feed.announced = max(feed.announced, *(event.seq for event in announced))
             known = feed.erase(announced)
             if feed.waiting is not None:
                 feed.waiting.extend(known)
@@ -440,6 +450,7 @@ class Hub:
                         self._fall_behind(subscription, feed.head)
                 feed.head = upto
                 feed.tail.clear()
+                feed.wake()
         while feed.unsaid:
             for _ in self._tell_all(feed, feed.unsaid.pop(0)):
                 await self._next_turn()
@@ -479,8 +490,7 @@ class Hub:
                 feed.tail.extend(run)
                 if isinstance(run[-1], Member) and run[-1].ends:
                     self._end(feed, run[-1], before, joined)
-                for reached in feed.awaited:
-                    reached.set()
+                feed.wake()
                 yield from self._write(feed, joined, before, run)
                 if len(run) < len(rest):
                     yield

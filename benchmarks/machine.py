@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -28,6 +29,8 @@ PACKAGES = (
 NODE = Path(__file__).parent / "peers" / "node"
 """Where node's servers are, and what they need."""
 NODE_PACKAGES = ("socket.io", "ws")
+PROGRAMS = {"node": "node", "nats-server": "NATS", "inspircd": "InspIRCd"}
+"""What there is besides, by command."""
 
 
 def describe(directory: Path) -> dict[str, str]:
@@ -46,9 +49,12 @@ def describe(directory: Path) -> dict[str, str]:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    if node := shutil.which("node"):
-        ran = subprocess.run([node, "--version"], capture_output=True, text=True, check=True)
-        found["node"] = ran.stdout.strip().removeprefix("v")
+    for program, name in PROGRAMS.items():
+        if shutil.which(program):
+            ran = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+            version = re.search(r"[0-9]+(\.[0-9]+)+", ran.stdout)
+            found[name] = version[0] if version else "?"
+    if "node" in found:
         for package in NODE_PACKAGES:
             manifest = NODE / "node_modules" / package / "package.json"
             if manifest.exists():

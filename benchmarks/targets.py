@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import shutil
 import socket
 import subprocess
@@ -19,8 +20,11 @@ from benchmarks.machine import NODE
 from benchmarks.report import Options
 from benchmarks.server import populate, serving, started
 
+PEERS = Path(__file__).parent / "peers"
+
 FLOOR, OURS = "Python floor", "chat-serve"
 NAIVE, SOCKETIO, FIRST = "Starlette, a send each", "python-socketio", "the first chatroom's stack"
+NATS, INSPIRCD = "NATS", "InspIRCd"
 WS, SIO = "ws://127.0.0.1:{port}/", "sio://127.0.0.1:{port}/socket.io/?EIO=4&transport=websocket"
 
 
@@ -40,6 +44,8 @@ class Target:
     """The modules without which it cannot run."""
     prelude: str = ""
     """Of chat-serve: Python that runs before it."""
+    command: Sequence[str] = ()
+    """Of another program: the words that start it, with `{port}` and `{configuration}`."""
 
     def missing(self) -> str | None:
         """Say what is missing to run it."""
@@ -47,6 +53,8 @@ class Target:
             if shutil.which("node") is None:
                 return "node"
             absent = [name for name in self.needs if not (NODE / "node_modules" / name).exists()]
+        elif self.command:
+            absent = [name for name in self.command[:1] if shutil.which(name) is None]
         else:
             absent = [name for name in self.needs if importlib.util.find_spec(name) is None]
         return " and ".join(absent) or None
@@ -85,6 +93,20 @@ TARGETS = (
     FIRST_CHATROOM,
     Target("node ws", peer="ws.js", needs=("ws",)),
     Target("node socket.io", SIO, SIO_STEPS, SIO_SEND, peer="socketio.js", needs=("socket.io",)),
+    Target(
+        NATS,
+        "crlf://127.0.0.1:{port}/",
+        ("w:INFO", 's:CONNECT {"verbose":false}', "s:SUB ROOM 1", "s:PING", "w:PONG"),
+        "PUB ROOM %L\r\n%B",
+        command=("nats-server", "--addr", "127.0.0.1", "--port", "{port}", "--log", os.devnull),
+    ),
+    Target(
+        INSPIRCD,
+        "irc://127.0.0.1:{port}/",
+        ("s:NICK u%d", "s:USER u%d 0 * :u", "w: 001 ", "s:JOIN #ROOM", "w: 366 "),
+        "PRIVMSG #ROOM :%B",
+        command=("inspircd", "--nofork", "--nopid", "--runasroot", "--config", "{configuration}"),
+    ),
 )
 
 
@@ -131,7 +153,7 @@ def measure(
 @contextlib.contextmanager
 def running(target: Target, directory: Path, people: int, room: str) -> Iterator[tuple[int, int]]:
     """Run a target's server on the first core; give its process and its port."""
-    if target.peer is None:
+    if target.peer is None and not target.command:
         rooms: dict[str, list[str]] = {}
         for number in range(people):
             rooms.setdefault(room.replace("%d", str(number)), []).append(f"user{number}")
@@ -141,15 +163,27 @@ def running(target: Target, directory: Path, people: int, room: str) -> Iterator
         return
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    program = (
-        ["node", str(NODE / target.peer)]
-        if target.peer.endswith(".js")
-        else [sys.executable, "-m", f"benchmarks.peers.{target.peer}"]
-    )
-    with started([*program, str(port), str(directory)]) as process:
+    with started(_words(target, port, directory)) as process:
         while True:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
                 break
             with contextlib.suppress(subprocess.TimeoutExpired):
                 raise RuntimeError(f"{target.name} did not start: {process.wait(0.01)}")
         yield process.pid, port
+
+
+def _words(target: Target, port: int, directory: Path) -> Sequence[str]:
+    """Spell the command that starts a server that is not ours, on a port that is free."""
+    if target.command:
+        configuration = directory / f"{target.command[0]}.conf"
+        template = PEERS / configuration.name
+        if template.exists():
+            text = template.read_text("utf-8").replace("{port}", str(port))
+            configuration.write_text(text, "utf-8")
+        return [word.format(port=port, configuration=configuration) for word in target.command]
+    assert target.peer is not None
+    if target.peer.endswith(".js"):
+        program = ["node", str(NODE / target.peer)]
+    else:
+        program = [sys.executable, "-m", f"benchmarks.peers.{target.peer}"]
+    return [*program, str(port), str(directory)]

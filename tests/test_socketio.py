@@ -14,6 +14,7 @@ import signal
 import string
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +28,8 @@ from starlette.routing import Mount
 from websockets.asyncio.client import ClientConnection
 
 from chat_transports import http, socketio, websocket
+from chat_transports.framed import OUTLET
+from chat_transports.server.protocols import Frames
 from chat_transports.socketio import LegacyJoin, SocketIoLink, SocketIoWire, tame
 from chatcore import Chat, Limits, MemoryRepository, User
 from chatcore.errors import LinkClosed, Unauthenticated, UnknownCommand
@@ -756,13 +759,65 @@ async def test_a_slow_reader_costs_little_and_misses_nothing() -> None:
             assert said == heard
 
 
+async def test_who_goes_on_by_websocket_gets_all_in_order_and_straight() -> None:
+    """From a poll to the library's queue, and from there to the transport itself."""
+    async with Chat(MemoryRepository(), bcrypt_cost=4, limits=Limits(messages=None)) as chat:
+        ada = await chat.register("ada", PASSWORD)
+        await chat.join(ada, "lobby")
+        bob = await chat.register("bob", PASSWORD)
+        token = (await chat.issue_token(bob)).secret
+        app = Starlette(routes=[Mount("/socket.io", socketio.app(chat))])
+        async with (
+            uvicorn_serving(app, ws=Frames) as port,
+            aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session,
+        ):
+            url = "/socket.io/?EIO=4&transport=polling"
+            opened = await (await session.get(url)).text()
+            url += f"&sid={json.loads(opened[1:])['sid']}"
+            said: list[str] = []
+
+            async def poll() -> None:
+                async with session.get(url) as answer:
+                    said.extend((await answer.text()).split("\x1e"))
+
+            join = json.dumps(["join", {"username": "bob", "token": token}])
+            for packets in ("40", f"42{join}"):
+                await session.post(url, data=packets)
+            while "message_history" not in "".join(said):
+                await poll()
+
+            sent = [f"number {number}" for number in range(400)]
+
+            async def send() -> None:
+                for text in sent:
+                    await chat.send(ada, "lobby", text)
+
+            sending = asyncio.create_task(send())
+            while "number" not in "".join(said):
+                await poll()
+            polling = asyncio.create_task(poll())
+            to = f"ws://127.0.0.1:{port}{url.replace('polling', 'websocket')}"
+            async with websockets.connect(to, compression=None) as connection:
+                await connection.send("2probe")
+                assert await connection.recv() == "3probe"
+                await polling
+                await connection.send("5")
+                while sent[-1] not in said[-1]:
+                    said.append(str(await connection.recv()))
+                await sending
+                heard = [json.loads(each[2:]) for each in said if "new_message" in each]
+                assert [payload["content"] for _, payload in heard] == sent
+                (listener,) = chat.hub._listeners["bob"]  # noqa: SLF001 - which way it goes
+                assert listener.straight is not None
+
+
 async def eventually_online(peer: Any, username: str) -> None:
     while username not in (await peer.do("who", room="lobby"))["online"]:
         pass
 
 
 @contextlib.asynccontextmanager
-async def raw_link() -> AsyncIterator[tuple[Link, LinkPeer]]:
+async def raw_link(ws: Any = "websockets-sansio") -> AsyncIterator[tuple[Link, LinkPeer]]:
     """A link whose peer's frames come as the payload of an event."""
     links: list[SocketIoLink] = []
     server = library.AsyncServer(
@@ -774,9 +829,10 @@ async def raw_link() -> AsyncIterator[tuple[Link, LinkPeer]]:
     )
     wire = SocketIoWire(WIRE)
 
-    async def connect(sid: str, _: Any, __: Any = None) -> None:
+    async def connect(sid: str, environ: Any, _: Any = None) -> None:
         eio_sid = server.manager.eio_sid_from_sid(sid, "/")
-        links.append(SocketIoLink(server, sid, eio_sid, wire))
+        extensions = environ["asgi.scope"]["extensions"]
+        links.append(SocketIoLink(server, sid, eio_sid, wire, lambda: extensions.get(OUTLET)))
 
     async def frame(_: str, text: str) -> None:
         await links[0].take(text.encode())
@@ -788,7 +844,7 @@ async def raw_link() -> AsyncIterator[tuple[Link, LinkPeer]]:
         server.on(event, handler)
     app = Starlette(routes=[Mount("/", library.ASGIApp(server))])
     async with (
-        uvicorn_serving(app, 2 * MAX_FRAME) as port,
+        uvicorn_serving(app, 2 * MAX_FRAME, ws=ws) as port,
         engine(f"http://127.0.0.1:{port}") as connection,
     ):
         await connection.send("40")
@@ -798,6 +854,13 @@ async def raw_link() -> AsyncIterator[tuple[Link, LinkPeer]]:
         links[0].close(1000, "")
         await connection.close()
         await links[0].closed()
+
+
+async def packet(connection: ClientConnection) -> str:
+    """Return the next packet that says something."""
+    while (said := str(await connection.recv())) == "6":
+        pass
+    return said
 
 
 class EnginePeer:
@@ -830,7 +893,11 @@ def test_an_event_takes_no_more_memory_than_it_has_bytes() -> None:
 
 
 async def test_the_link_keeps_the_contract() -> None:
-    await check_link(raw_link)
+    await check_link(partial(raw_link, Frames))
+
+
+async def test_the_link_keeps_the_contract_on_another_server() -> None:
+    await check_link(raw_link, is_straight=False)
 
 
 # Packets that no client of ours sends.
@@ -949,12 +1016,12 @@ async def test_malformed_events_are_answered_and_the_fifth_in_a_row_ends_it() ->
         for _ in range(2):
             for _ in range(4):
                 await connection.send("42[]")
-                assert "An event has a name" in str(await connection.recv())
+                assert "An event has a name" in await packet(connection)
             await connection.send('42["get_online_users"]')
-            assert "You must join" in str(await connection.recv())
+            assert "You must join" in await packet(connection)
         for _ in range(5):
             await connection.send(b"\0")
-        packets = [str(await connection.recv()) for _ in range(7)]
+        packets = [await packet(connection) for _ in range(7)]
         assert "too many malformed frames" in packets[5]
         assert packets[6] == "41"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Protocol
 
 from chat_transports.inbox import Inbox
@@ -107,6 +107,18 @@ def message(line: bytes) -> bytes:
     if size < 65_536:
         return b"\x81\x7e%b%b" % (size.to_bytes(2), line[:-1])
     return b"\x81\x7f%b%b" % (size.to_bytes(8), line[:-1])
+
+
+def texts(data: bytes) -> Iterator[bytes]:
+    """Take `message`s apart that were joined: give each one's text."""
+    start = 0
+    while start < len(data):
+        size, start = data[start + 1], start + 2
+        if size >= 126:
+            digits = 2 if size == 126 else 8
+            size, start = int.from_bytes(data[start : start + digits]), start + digits
+        yield data[start : start + size]
+        start += size
 
 
 class FramedLink:

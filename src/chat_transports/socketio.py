@@ -28,6 +28,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from chat_transports.framed import OUTLET, Outlet, message, texts
 from chat_transports.inbox import Inbox
 from chat_transports.visitor import credentials, deny, same_origin
 from chatcore import events, names
@@ -37,7 +38,7 @@ from chatcore.connection import serve
 from chatcore.errors import ChatError, Invalid, Unauthenticated, UnknownCommand
 from chatcore.events import Bye, Close, Event, Hello, Reply
 from chatcore.model import LOBBY, RequestId, User
-from chatcore.ports import Wire
+from chatcore.ports import Transport, Wire
 
 LOW_WATER = 65_536
 PONG_SECONDS = 20.0
@@ -100,8 +101,9 @@ class LegacyJoin:
 class SocketIoWire:
     """Says in the first chatroom's events what the protocol says.
 
-    A frame is one event's JSON, `["new_message", {…}]`, and a newline.  Commands are
-    the protocol's, as `_commands` has made them; their `id` is the event's name.
+    A frame is one event's packet, `42["new_message", {…}]`, as a WebSocket has it.
+    Commands are the protocol's, as `_commands` has made them; their `id` is the event's
+    name.
     """
 
     def __init__(self, protocol: Wire) -> None:
@@ -161,12 +163,7 @@ _REMOVED = {
 
 
 def _event(name: str, payload: Mapping[str, object]) -> bytes:
-    return _line([name, payload])
-
-
-def _line(frame: object) -> bytes:
-    # A copy: what orjson returns keeps the 4 KiB that it was written in, and frames may wait.
-    return orjson.dumps(frame) + b"\n"
+    return message(b"%b%b\n" % (_EVENT, orjson.dumps([name, payload])))
 
 
 def _message(message: events.Message) -> dict[str, object]:
@@ -204,7 +201,7 @@ def _commands(event: str, payload: Mapping[str, Any], token: str | None) -> list
             frames = [{}]  # what no client can say, and the protocol does not take
         case _:
             frames = [{"cmd": "?", "id": "?"}]
-    return [_line(frame) for frame in frames]
+    return [orjson.dumps(frame) + b"\n" for frame in frames]
 
 
 # The packets.
@@ -216,6 +213,7 @@ _PACKET = re.compile(
     r"(.*)",
     re.DOTALL | re.ASCII,
 )
+_EVENT = b"42"
 _MALFORMED = '42["?"]'
 _ENDS = "1"
 _RESERVED = ("connect", "disconnect", "*")
@@ -286,6 +284,8 @@ class _Door:
         self._name = server
         self._wire = SocketIoWire(chat.wire)
         self._clients: dict[str, _Client] = {}
+        self._outlets: dict[str, Outlet] = {}
+        """Of the WebSockets that polling sessions go on with."""
         self._lives: set[asyncio.Task[None]] = set()
         library_log = logging.getLogger("chat_transports.socketio.library")
         library_log.setLevel(logging.ERROR)  # it warns of every mistake of every peer
@@ -334,8 +334,15 @@ class _Door:
         refusal = self._refusal(scope)
         if refusal is not None:
             await _refuse(scope, _once(first, receive), send, *refusal)
-        else:
+            return
+        sid, outlet = _sid(scope), _outlet(scope)
+        if outlet is not None:
+            self._outlets[sid] = outlet
+        try:
             await self._library.handle_request(scope, tamed, send)
+        finally:
+            if self._outlets.get(sid) is outlet:
+                self._outlets.pop(sid, None)
 
     async def _answer(
         self, scope: Scope, passing: Coroutine[Any, Any, None], receive: Receive
@@ -353,8 +360,7 @@ class _Door:
             listening.cancel()
 
     def _session(self, scope: Scope) -> Any:
-        sid = parse_qs(scope["query_string"].decode("ascii", "replace")).get("sid", [""])[0]
-        return self._library.eio.sockets.get(sid)
+        return self._library.eio.sockets.get(_sid(scope))
 
     # The guard.
 
@@ -432,7 +438,14 @@ class _Door:
     async def _connect(self, sid: str, environ: Mapping[str, Any], auth: Any) -> None:
         known = credentials(_connection(environ))
         eio_sid = self._library.manager.eio_sid_from_sid(sid, "/")
-        link = SocketIoLink(self._library, sid, eio_sid, self._wire)
+        scope = environ["asgi.scope"]
+        link = SocketIoLink(
+            self._library,
+            sid,
+            eio_sid,
+            self._wire,
+            lambda: _outlet(scope) or self._outlets.get(eio_sid),
+        )
         token = auth["token"] if auth and isinstance(auth["token"], str) else known.token
         self._clients[sid] = _Client(link, known.peer, token)
         # The token waits for `join`, so that nobody is anybody before it.
@@ -483,11 +496,21 @@ class SocketIoLink:
     """A Link on one Socket.IO session: what comes is put into it, one task takes out.
 
     The library queues without bound, so no more is given to it than LOW_WATER beyond
-    what the transport has taken.
+    what the transport has taken.  Once there is an `outlet`, what is written goes there.
     """
 
-    def __init__(self, library: Any, sid: str, eio_sid: str, wire: Wire) -> None:
+    def __init__(
+        self,
+        library: Any,
+        sid: str,
+        eio_sid: str,
+        wire: Wire,
+        find_outlet: Callable[[], Outlet | None] = lambda: None,
+    ) -> None:
         self.wire = wire
+        self._find_outlet = find_outlet
+        self._outlet: Outlet | None = None
+        self._changed: Callable[[], None] | None = None
         self._library = library
         self._sid = sid
         self._eio_sid = eio_sid
@@ -514,6 +537,7 @@ class SocketIoLink:
     def gone(self) -> None:
         """The session is over: nothing that waits will be taken."""
         self._gone = True
+        self._tell()
         self._inbox.finish()
         self._room.set()
         # The library would leave a poll that is open without an answer, for 45 seconds.
@@ -525,13 +549,31 @@ class SocketIoLink:
 
     @property
     def pending(self) -> int:
-        return self._pending
+        return self._pending if self._outlet is None else self._outlet.pending
+
+    @property
+    def straight(self) -> Transport | None:
+        if self._outlet is None or self._close is not None or self._gone:
+            return None
+        return self._outlet.straight
+
+    def watch(self, changed: Callable[[], None] | None) -> None:
+        self._changed = changed
+        if self._outlet is not None:
+            self._outlet.watch(changed)
+
+    def _tell(self) -> None:
+        if self._changed is not None:
+            self._changed()
 
     async def receive(self) -> bytes:
         return await self._inbox.get()
 
     def write(self, data: bytes) -> None:
         if self._close is not None or self._gone or not data:
+            return
+        if self._outlet is not None:
+            self._outlet.write(data)
             return
         self._waiting.append(data)
         self._pending += len(data)
@@ -540,12 +582,13 @@ class SocketIoLink:
         self._written.set()
 
     async def drained(self) -> None:
-        await self._drained.wait()
+        await (self._drained.wait() if self._outlet is None else self._outlet.drained())
 
     def close(self, code: int, reason: str) -> None:
         if self._close is not None:
             return
         self._close = code
+        self._tell()
         self._inbox.close()
         self._room.set()
         self._written.set()
@@ -559,6 +602,10 @@ class SocketIoLink:
             while self._close is None or self._waiting:
                 await self._written.wait()
                 self._written.clear()
+                outlet = self._find_outlet() if self._session.upgraded else None
+                if outlet is not None and self._outlet is None:
+                    await self._settle()
+                    self._go_straight(outlet)
                 waiting, self._waiting = self._waiting, []
                 await self._give(waiting)
             if self._close >= Close.BAD_TOKEN and not self._gone:
@@ -568,17 +615,36 @@ class SocketIoLink:
         except asyncio.CancelledError:
             pass  # kept in the task, it would hold the task, and all this, in a circle
         finally:
+            self.watch(None)
+            self._outlet = None
             self._waiting.clear()
             self._pending = 0
             self._drained.set()
             await end(self._session)
 
+    async def _settle(self) -> None:
+        """Return once all that the library was given is with the WebSocket.
+
+        The library takes what is queued at once, and what comes then when that is written:
+        so with the second of two the first, and all before it, is.
+        """
+        for _ in range(2):
+            self._session.queue.put_nowait(Packet(NOOP))
+            await self._session.queue.join()
+
+    def _go_straight(self, outlet: Outlet) -> None:
+        waiting, self._waiting, self._pending = self._waiting, [], 0
+        self._outlet = outlet
+        self._drained.set()
+        outlet.watch(self._changed)
+        outlet.write(b"".join(waiting))
+        self._tell()
+
     async def _give(self, waiting: list[bytes]) -> None:
         given = 0
         for data in waiting:
-            # The wire's frames end in a newline and have none inside.
-            for line in data.splitlines():
-                await self._library.eio.send(self._eio_sid, f"2{line.decode()}")
+            for packet in texts(data):
+                await self._library.eio.send(self._eio_sid, packet[1:].decode())
             given += len(data)
             if given >= LOW_WATER or data is waiting[-1]:
                 await self._session.queue.join()  # the transport has taken all of it
@@ -600,6 +666,17 @@ async def end(session: Any) -> None:
 
 def _connection(environ: Mapping[str, Any]) -> HTTPConnection:
     return HTTPConnection(environ["asgi.scope"])
+
+
+def _sid(scope: Scope) -> str:
+    """Return the session that a request names, or nothing."""
+    query: dict[str, list[str]] = parse_qs(scope["query_string"].decode("ascii", "replace"))
+    return query.get("sid", [""])[0]
+
+
+def _outlet(scope: Scope) -> Outlet | None:
+    found: Outlet | None = scope.get("extensions", {}).get(OUTLET)
+    return found
 
 
 def _peer(scope: Scope) -> str:

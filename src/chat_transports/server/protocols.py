@@ -246,11 +246,18 @@ class Frames(WebSocketsSansIOProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        if self._changed is not None:
-            self._changed()
+        self._tell()
 
     def resume_writing(self) -> None:
         super().resume_writing()
+        self._tell()
+
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.close":
+            self._tell()
+
+    def _tell(self) -> None:
         if self._changed is not None:
             self._changed()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ import pytest
 from chatcore import hub
 from chatcore.codec import JsonLines
 from chatcore.errors import Unavailable
-from chatcore.events import Delete, Member, Message, Presence
+from chatcore.events import Bye, Close, Delete, Event, Hello, Member, Message, Presence
 from chatcore.feed import Feed, Listener
 from chatcore.model import LOBBY, Limits, Room, User
 from chatcore.ports import Wire
@@ -325,3 +326,153 @@ async def test_all_slices_are_written_before_a_shutdown_ends_the_connections() -
         commits.set()
         await asyncio.gather(sending, closing)
     assert [len(link.sent) for link in links] == [1] * len(names)
+
+
+class CountingWire(JsonLines):
+    """Counts how often each event was encoded."""
+
+    def __init__(self) -> None:
+        super().__init__(Limits())
+        self.encoded: Counter[int] = Counter()
+
+    def encode(self, item: Hello | Event | Bye) -> bytes:
+        if isinstance(item, Message):
+            self.encoded[item.seq] += 1
+        return super().encode(item)
+
+
+async def test_those_who_are_behind_together_are_written_to_some_at_a_time_and_encoded_for_once(
+    kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "SLICE", 400)
+    monkeypatch.setattr(hub, "JOINED_BYTES", 65_536)
+    wire = CountingWire()
+    people = {f"user{number}": kind(wire) for number in range(30)}
+    async with lobby(**people) as room:
+        room.readable.clear()  # all of it is in memory
+        for listener in room.listeners.values():
+            room.hub.subscribe(listener, room.feed, room.feed.head, room.feed.head)
+        room.hub.deliver([text(seq) for seq in range(1, 11)])
+        await room.written()
+        wire.encoded.clear()
+        written = [len(link.written) for link in people.values()]
+        for listener in room.listeners.values():
+            room.hub.subscribe(listener, room.feed, 4, room.feed.head)
+        most = 0
+        while room.feed.behind:
+            before, written = written, [len(link.written) for link in people.values()]
+            most = max(most, sum(written) - sum(before))
+            await asyncio.sleep(0)
+        assert most <= hub.CATCHING_UP
+        assert set(wire.encoded.values()) == {1}
+        assert not room.feed.runs
+    assert [seqs(link) for link in people.values()] == [[*range(1, 11), *range(5, 11)]] * 30
+
+
+async def test_a_text_that_is_deleted_is_in_no_run_that_is_kept(kind: Kind) -> None:
+    ada, bob = kind(WIRE), kind(WIRE)
+    async with lobby(ada=ada, bob=bob) as room:
+        room.hub.deliver([text(1, "secret"), text(2), text(3)])
+        await room.written()
+        for listener in room.listeners.values():
+            room.hub.subscribe(listener, room.feed, 0, room.feed.head)
+        while not room.feed.runs:  # noqa: ASYNC110 - each turn of the loop counts
+            await asyncio.sleep(0)
+        assert b"secret" in b"".join(data for _, data in room.feed.runs.values())
+        room.hub.deliver([Delete(LOBBY, 4, "ada", NOW, 1)])
+        assert b"secret" not in b"".join(data for _, data in room.feed.runs.values())
+        await eventually(lambda: seqs(bob)[-1] == 4)
+
+
+async def test_written_waits_for_what_was_announced_while_something_was_written(kind: Kind) -> None:
+    links = [kind(WIRE) for _ in range(5)]
+    async with lobby(**{f"user{number}": link for number, link in enumerate(links)}) as room:
+        for seq in (1, 2, 3):
+            room.hub.deliver([text(seq)])
+        await room.hub.written(5)
+        assert [seqs(link) for link in links] == [[1, 2, 3]] * 5
+
+
+class Broken(Exception):
+    """A defect of a link's."""
+
+
+@pytest.mark.parametrize("place", [0, 1, 2], ids=["first", "middle", "last"])
+async def test_a_link_that_cannot_be_written_to_costs_nobody_else_anything(
+    kind: Kind, place: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    links = [kind(WIRE) for _ in range(3)]
+
+    def fail(data: bytes) -> None:
+        if b'"message"' in data:
+            raise Broken
+
+    async with lobby(ada=links[0], bob=links[1], cyd=links[2]) as room:
+        ended: list[Close] = []
+        *_, broken = [*room.listeners.values()][: place + 1]
+        broken.end = lambda code, _: ended.append(code)
+        links[place].on_write = fail
+        for seq in (1, 2, 3):
+            room.hub.deliver([text(seq)])
+        await room.written()
+        room.hub.deliver([text(4), text(5)])
+        await room.written()
+        assert not broken.subscriptions
+        await eventually(lambda: ended == [Close.SHUTDOWN])
+    others = [link for link in links if link is not links[place]]
+    assert [seqs(link) for link in others] == [[1, 2, 3, 4, 5]] * 2
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert record.exc_info is not None
+    assert record.exc_info[0] is Broken
+
+
+class ForgetfulWire(JsonLines):
+    """Cannot encode one event."""
+
+    def encode(self, item: Hello | Event | Bye) -> bytes:
+        if isinstance(item, Message) and item.content == "unspeakable":
+            raise Broken
+        return super().encode(item)
+
+
+async def test_an_event_that_cannot_be_encoded_does_not_silence_its_room(
+    kind: Kind, caplog: pytest.LogCaptureFixture
+) -> None:
+    ada, bob = kind(WIRE), kind(ForgetfulWire(Limits()))
+    async with lobby(ada=ada, bob=bob) as room:
+        ended: list[Close] = []
+        room.listeners["bob"].end = lambda code, _: ended.append(code)
+        room.hub.deliver([text(1, "unspeakable")])
+        room.hub.deliver([text(2)])
+        await eventually(lambda: seqs(ada) == [1, 2])
+        await eventually(lambda: ended == [Close.SHUTDOWN])
+        room.hub.deliver([text(3)])
+        await eventually(lambda: seqs(ada) == [1, 2, 3])
+    assert seqs(bob) == []
+    assert {record.exc_info[0] for record in caplog.records if record.exc_info} == {Broken}
+
+
+async def test_presence_of_many_rooms_comes_in_turns(kind: Kind) -> None:
+    async with many_rooms(kind) as (hall, links):
+        for room in ROOMS:
+            await hall.enter(f"more-{room}", kind(WIRE), room)
+        got: list[int] = []
+        while not got or got[-1] < len(ROOMS):
+            got.append(sum(counts(link)[-1] == 2 for link in links.values()))
+            await asyncio.sleep(0)
+        assert {*got} == {0, 1, 2, 3, 4}
+
+
+async def test_who_gets_much_is_one_of_few_at_a_time(
+    kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "SLICE", 400)
+    monkeypatch.setattr(hub, "SLICE_BYTES", 10_000)
+    links = [kind(WIRE) for _ in range(4)]
+    async with lobby(**{f"user{number}": link for number, link in enumerate(links)}) as room:
+        room.hub.deliver([text(1)])
+        assert [seqs(link) for link in links] == [[1]] * 4
+        room.hub.deliver([text(2, "x" * 4_500)])
+        assert [seqs(link)[-1] for link in links] == [2, 2, 1, 1]
+        await room.written()
+        assert [seqs(link)[-1] for link in links] == [2] * 4

@@ -336,13 +336,14 @@ class _Door:
             await _refuse(scope, _once(first, receive), send, *refusal)
             return
         sid, outlet = _sid(scope), _outlet(scope)
-        if outlet is not None:
-            self._outlets[sid] = outlet
+        if not sid or outlet is None or sid in self._outlets:
+            await self._library.handle_request(scope, tamed, send)
+            return
+        self._outlets[sid] = outlet
         try:
             await self._library.handle_request(scope, tamed, send)
         finally:
-            if self._outlets.get(sid) is outlet:
-                self._outlets.pop(sid, None)
+            del self._outlets[sid]
 
     async def _answer(
         self, scope: Scope, passing: Coroutine[Any, Any, None], receive: Receive

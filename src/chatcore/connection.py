@@ -153,10 +153,12 @@ class _Connection:
         for slot in self._slots:
             if slot.frame is None:
                 self._fill(slot, Unavailable("The connection ends; try again", retry_after=1.0))
-        self._write_answers()
         bye = events.Bye(code, reason, reconnect=code < Close.BAD_TOKEN, retry_after=retry_after)
-        self._link.write(self._link.wire.encode(bye))
-        self._link.close(code, reason)
+        try:
+            self._write_answers()
+            self._link.write(self._link.wire.encode(bye))
+        finally:
+            self._link.close(code, reason)
 
     # Coming in.
 

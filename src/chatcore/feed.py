@@ -31,6 +31,8 @@ OPENING = 64
 """Events read into a feed when it opens."""
 TAIL = 128
 """Events a feed keeps in memory."""
+RUNS = 8
+"""Runs a feed keeps while somebody is behind there."""
 PAGES = 8
 """Pages a feed keeps while it is held: who lost their connections together may differ a little."""
 
@@ -49,6 +51,9 @@ class InTurn(Protocol):
 
 Personal: TypeAlias = MembershipChanged | ProfileChanged | Read
 """Events for one user's connections, which are never dropped."""
+
+Run: TypeAlias = tuple[int, bytes]
+"""Events that are one write, as one wire spells them, and the seq of the last."""
 
 Way: TypeAlias = "tuple[Callable[[bytes], None], Callable[[], bool], Subscription]"
 """How to write to a transport, how to ask whether it is closing, and for whom that is."""
@@ -133,12 +138,32 @@ class Feed:
     pages: dict[Hashable, Page[Any]] = field(factory=dict)
     """While the feed is held, what was given to whom, by what they asked for."""
 
+    behind: int = 0
+    """How many subscriptions have a cursor."""
+    runs: dict[tuple[Wire, int], Run] = field(factory=dict)
+    """While some do, what is written next to those who are at that cursor."""
+    catching_up: asyncio.Lock = field(factory=asyncio.Lock)
+    """Held while the log is read for a run."""
+
+    audiences: dict[Wire, Audience] = field(factory=dict)
+    moved: set[Subscription] | None = None
+    """Who moved or left while a run of events is being written, and is not to get it any more."""
+    changes: int = 0
+    """Grows with each change of who is live, and of the way to them."""
+
     def keep(self, asked: Hashable, events: Iterable[E]) -> Page[E]:
         """Return events as a page, and have it for who asks for the same: a crowd, coming back."""
         if len(self.pages) >= PAGES:
             self.pages.clear()
         page = self.pages[asked] = Page(events)
         return page
+
+    def keep_run(self, wire: Wire, cursor: int, run: Run) -> Run:
+        """Return a run, and have it for the others who are at that cursor."""
+        if len(self.runs) >= RUNS:
+            del self.runs[next(iter(self.runs))]
+        self.runs[wire, cursor] = run
+        return run
 
     def wake(self) -> None:
         """Have those look again who wait for the head to move."""
@@ -154,7 +179,7 @@ class Feed:
         if not targets:
             return events
         self.tail = deque(without(targets, self.tail), maxlen=self.tail.maxlen)
-        self.pages.clear()
+        self._forget_pages()
         if self.reads:
             self.erased |= targets
         return without(targets, events)
@@ -162,12 +187,16 @@ class Feed:
     def let_go(self) -> None:
         """Let go of all events that are in memory."""
         self.tail.clear()
+        self._forget_pages()
+
+    def _forget_pages(self) -> None:
         self.pages.clear()
+        self.runs.clear()
 
     def expire(self, first: int) -> None:
         """Let go of what is below."""
         self.first = max(first, self.first)
-        self.pages.clear()
+        self._forget_pages()
         while self.tail and self.tail[0].seq < self.first:
             self.tail.popleft()
 
@@ -190,22 +219,14 @@ class Feed:
             if not self.reads:
                 self.erased.clear()
 
-    audiences: dict[Wire, Audience] = field(factory=dict)
-    moved: set[Subscription] | None = None
-    """Who moved or left while a run of events is being written, and is not to get it any more."""
-
-    changes: int = 0
-    """Grows with each change of who is live, and of the way to them."""
-
     def add(self, subscription: Subscription) -> None:
         self.subscriptions[subscription] = None
         self.audiences.setdefault(subscription.listener.link.wire, Audience())
         self.place(subscription)
 
     def remove(self, subscription: Subscription) -> None:
+        self.set_cursor(subscription, None)
         del self.subscriptions[subscription]
-        self._move(subscription)
-        self.changes += 1
         wire = subscription.listener.link.wire
         audience = self.audiences[wire]
         audience.straight.pop(subscription, None)
@@ -215,6 +236,9 @@ class Feed:
 
     def set_cursor(self, subscription: Subscription, cursor: int | None) -> None:
         """Have a subscription be behind at a cursor, or live at the head."""
+        self.behind += (cursor is not None) - (subscription.cursor is not None)
+        if not self.behind:
+            self.runs.clear()
         subscription.cursor = cursor
         self._move(subscription)
         self.place(subscription)

@@ -39,10 +39,11 @@ from chatcore.events import (
     Read,
     Typing,
 )
-from chatcore.feed import OPENING, Feed, Listener, OffLoop, Personal, Subscription
+from chatcore.feed import OPENING, Feed, Listener, OffLoop, Personal, Run, Subscription
 from chatcore.folding import without
 from chatcore.model import Limits
 from chatcore.ports import Link, Repository, Wire, is_straight
+from chatcore.turns import Turns
 
 JOINED_BYTES = 65_536
 """Frames joined into one write, so that one batch does not overshoot a link's buffer."""
@@ -51,6 +52,10 @@ PRESENCE_SECONDS = 0.1
 RETRY_SECONDS = 0.5
 SLICE = 400
 """Members written to at a time, so that big rooms, or many, hold the loop for milliseconds only."""
+SLICE_BYTES = 4 << 20
+"""What they may get in all: fewer at a time where each gets much."""
+CATCHING_UP = 10
+"""Connections that are behind and written to at a time."""
 PAUSE_SECONDS = 0.05
 """How long a big room rests at most between two runs that are written to it."""
 UNSAID = 10
@@ -97,8 +102,8 @@ class Hub:
         self._later: deque[Feed] = deque()
         """Feeds whose waiting events have no hole before them, but a full slice."""
         self._closed = False
-        self._turn = asyncio.Lock()
-        """Held by whoever has the next turn of the loop, for one slice."""
+        self._slices = Turns(1)
+        self._pages = Turns(CATCHING_UP)
 
     async def close(self) -> None:
         """End every task; whoever still listens hears nothing more."""
@@ -113,8 +118,9 @@ class Hub:
 
     async def written(self, seconds: float) -> None:
         """Return once all that was announced is written to who is live, or that time is over."""
-        if self._writing:
-            await asyncio.wait(self._writing, timeout=seconds)
+        end = self._loop.time() + seconds
+        while self._writing and (left := end - self._loop.time()) > 0:
+            await asyncio.wait(self._writing, timeout=left)
 
     # Listeners.
 
@@ -168,27 +174,55 @@ class Hub:
                 if not listener.held:
                     self._wake(listener)
             else:
-                listener.link.write(listener.link.wire.encode(event))
+                self._hand(listener, listener.link.wire.encode(event))
+
+    def _hand(self, listener: Listener, data: bytes) -> None:
+        """Write to one connection.  A defect of its link costs that one, and nobody else."""
+        try:
+            listener.link.write(data)
+        except Exception as error:  # noqa: BLE001 - of whoever made the link
+            self._break(listener, error)
+
+    def _break(self, listener: Listener, error: Exception) -> None:
+        logger.error("a connection cannot be written to", exc_info=error)
+        for subscription in [*listener.subscriptions.values()]:
+            self._unsubscribe(subscription)
+        self._loop.call_soon(listener.end, Close.SHUTDOWN, "the connection failed")
 
     def hint(self, username: str, event: ProfileChanged | Typing, rooms: Iterable[str]) -> None:
         """Give an ephemeral event of a user's to the others who listen to these rooms, once each.
 
         Who reads slowly does not get it, nor does a room with many people online.
         """
-        told = {*self._listeners.get(username, ())}
+        heard = {
+            subscription.listener: None
+            for room in rooms
+            if (feed := self._feeds.get(room)) and not self._attendance.is_crowd(room)
+            for subscription in feed.subscriptions
+            if subscription.cursor is None and subscription.listener.username != username
+        }
+        hinting = self._hint(event, [*heard])
+        if next(hinting, _DONE) is not _DONE:
+            self._spawn(self._write_out(hinting))
+
+    def _hint(
+        self, event: ProfileChanged | Typing, listeners: Sequence[Listener]
+    ) -> Iterator[None]:
         frames: dict[Wire, bytes] = {}
-        for room in rooms:
-            feed = self._feeds.get(room)
-            if feed is None or self._attendance.is_crowd(room):
-                continue
-            for subscription in feed.subscriptions:
-                listener, link = subscription.listener, subscription.listener.link
-                if listener in told or subscription.cursor is not None or self._slow(link):
-                    continue
-                told.add(listener)
+        for number, listener in enumerate(listeners, 1):
+            link = listener.link
+            if not self._slow(link):
                 if link.wire not in frames:
                     frames[link.wire] = link.wire.encode(event)
-                link.write(frames[link.wire])
+                self._hand(listener, frames[link.wire])
+            if number % SLICE == 0:
+                yield
+
+    async def _write_out(self, slices: Iterator[None]) -> None:
+        """Go on writing, a slice in each turn of the loop."""
+        await self._slices.next()
+        for _ in slices:
+            await self._slices.next()
 
     # Feeds.
 
@@ -344,15 +378,18 @@ class Hub:
                 written += len(feed.subscriptions)
                 self._advance(feed, known)
             else:
-                feed.waiting = [*known]
-                self._later.append(feed)
-                if len(self._later) == 1:
-                    self._go_on(self._write_later())
+                self._put_off(feed, known)
+
+    def _put_off(self, feed: Feed, announced: Sequence[Durable]) -> None:
+        feed.waiting = [*announced]
+        self._later.append(feed)
+        if len(self._later) == 1:
+            self._go_on(self._write_later())
 
     async def _write_later(self) -> None:
-        """Write to the rooms of a batch that were too many for one turn of the loop."""
+        """Write to the rooms that were too many for one turn of the loop."""
         while self._later:
-            await self._next_turn()
+            await self._slices.next()
             written = 0
             while self._later and written < SLICE:
                 feed = self._later.popleft()
@@ -361,11 +398,6 @@ class Hub:
                     self._go_on(self._fill(feed, feed.head))
                 else:
                     self._resume(feed)
-
-    async def _next_turn(self) -> None:
-        """Let others have the loop; of all who wait to write a slice, one each turn goes on."""
-        async with self._turn:
-            await asyncio.sleep(0)
 
     def _go_on(self, writing: Awaitable[None]) -> None:
         task = self._spawn(writing)
@@ -426,7 +458,7 @@ class Hub:
         """
         began = self._loop.time()
         for _ in slices:
-            await self._next_turn()
+            await self._slices.next()
         if feed.waiting:
             # Under load.  As long a pause as the writing took makes the next run twice as
             # long, and each delivery half as dear; and the load is gone sooner.
@@ -439,22 +471,26 @@ class Hub:
                 continue
             if missing and missing[0].seq == feed.head + 1:
                 for _ in self._emit(feed, missing):
-                    await self._next_turn()
+                    await self._slices.next()
                 for event in missing:
                     if noticed and isinstance(event, Member) and event.username in self._listeners:
                         self._spawn(self._tell_membership(event))
             else:
                 # The log has let go of it: whoever is live there has lost their position.
-                for subscription in feed.subscriptions:
-                    if subscription.cursor is None:
-                        self._fall_behind(subscription, feed.head)
-                feed.head = upto
+                self._pass_over(feed, upto)
                 feed.tail.clear()
-                feed.wake()
         while feed.unsaid:
             for _ in self._tell_all(feed, feed.unsaid.pop(0)):
-                await self._next_turn()
+                await self._slices.next()
         self._resume(feed)
+
+    def _pass_over(self, feed: Feed, upto: int) -> None:
+        """Go on after what cannot be told; whoever is live is to see for themselves."""
+        for subscription in feed.subscriptions:
+            if subscription.cursor is None:
+                self._fall_behind(subscription, feed.head)
+        feed.head = upto
+        feed.wake()
 
     async def _tell_membership(self, event: Member) -> None:
         """Tell a user what they are in a room by now, where they are something there."""
@@ -485,7 +521,13 @@ class Hub:
             rest = feed.erase(batch)
             while rest:
                 before = feed.head
-                run, joined = _next_run(rest, [*feed.audiences])
+                try:
+                    run, joined = _next_run(rest, [*feed.audiences])
+                except Exception:
+                    logger.exception("an event of %s cannot be encoded", feed.room)
+                    self._pass_over(feed, rest[-1].seq)
+                    feed.tail.extend(rest)
+                    return
                 feed.head = run[-1].seq
                 feed.tail.extend(run)
                 if isinstance(run[-1], Member) and run[-1].ends:
@@ -514,7 +556,8 @@ class Hub:
         feed.moved, changes, erased = set(), feed.changes, len(feed.erased)
         is_first = True
         for wire, straight, others in audiences:
-            for start in range(0, len(straight) + len(others), SLICE):
+            size = max(1, min(SLICE, SLICE_BYTES // max(1, len(joined[wire]))))
+            for start in range(0, len(straight) + len(others), size):
                 if not is_first:
                     yield
                     if run and len(feed.erased) != erased:
@@ -523,14 +566,17 @@ class Hub:
                 is_first = False
                 data = joined[wire]
                 if feed.changes == changes:
-                    for way in straight[start : start + SLICE]:
-                        if not way[1]():
-                            way[0](data)
+                    for way in straight[start : start + size]:
+                        try:
+                            if not way[1]():
+                                way[0](data)
+                        except Exception as error:  # noqa: BLE001 - as in `_hand`
+                            self._break(way[2].listener, error)
                 else:
-                    for way in straight[start : start + SLICE]:
+                    for way in straight[start : start + size]:
                         self._give(way[2], data, before)
                 for subscription in others[
-                    max(0, start - len(straight)) : max(0, start + SLICE - len(straight))
+                    max(0, start - len(straight)) : max(0, start + size - len(straight))
                 ]:
                     self._give(subscription, data, before)
         feed.moved = None
@@ -546,7 +592,7 @@ class Hub:
         if subscription.cursor is not None:
             subscription.missed = subscription.missed or before is None
         elif not self._slow(subscription.listener.link):
-            subscription.listener.link.write(data)
+            self._hand(subscription.listener, data)
         elif before is not None:
             self._fall_behind(subscription, before)
         else:
@@ -588,53 +634,67 @@ class Hub:
         try:
             while True:
                 await listener.link.drained()
-                await asyncio.sleep(0)  # one page a turn, for there are others
+                await self._pages.next()
                 self._pay(listener)
                 behind = next(
                     (s for s in listener.subscriptions.values() if s.cursor is not None), None
                 )
                 if behind is None:
                     return
-                await self._page(behind)
+                await self._go_ahead(behind)
+        except Exception as error:  # noqa: BLE001 - as in `_hand`
+            self._break(listener, error)
         finally:
             listener.task = None
 
     def _pay(self, listener: Listener) -> None:
         owed, listener.owed = listener.owed, {}
         for event in owed.values():
-            listener.link.write(listener.link.wire.encode(event))
-        for subscription in listener.subscriptions.values():
+            self._hand(listener, listener.link.wire.encode(event))
+        for subscription in [*listener.subscriptions.values()]:
             if subscription.missed and subscription.cursor is None:
                 self._tell_state(subscription)
 
-    async def _page(self, behind: Subscription) -> None:
-        """Write one page after a cursor, or make the subscription live at the head."""
-        feed, cursor, link = behind.feed, behind.cursor, behind.listener.link
+    async def _go_ahead(self, behind: Subscription) -> None:
+        """Write the run after a cursor, or make the subscription live at the head."""
+        feed, cursor, listener = behind.feed, behind.cursor, behind.listener
         assert cursor is not None
         upto = feed.head if behind.end is None else behind.end
         if cursor >= upto:
             self._arrive(behind)
             return
-        page = feed.after(cursor, upto, self._limits.history)
-        if page is None:
+        wire = listener.link.wire
+        run = feed.runs.get((wire, cursor))
+        if run is None:
             try:
-                page = await self._read(feed, cursor, upto)
+                run = await self._run_after(feed, cursor, wire)
             except ChatError:
                 await asyncio.sleep(RETRY_SECONDS)
                 return
             if behind.cursor != cursor or behind not in feed.subscriptions:
                 return  # moved, or gone, meanwhile
-            if behind.end is not None:
-                page = [event for event in page if event.seq <= behind.end]
-        if not page or page[0].seq != cursor + 1:
-            behind.listener.end(Close.LOST_POSITION, "the log no longer has your position")
+        if run is None:
+            listener.end(Close.LOST_POSITION, "the log no longer has your position")
             self._unsubscribe(behind, lingers=True)
             return
-        while page and not self._slow(link):
-            run, joined = _next_run(page, [link.wire])
-            link.write(joined[link.wire])
-            behind.cursor = run[-1].seq
-            page = page[len(run) :]
+        behind.cursor, data = run
+        self._hand(listener, data)
+
+    async def _run_after(self, feed: Feed, cursor: int, wire: Wire) -> Run | None:
+        """Return what is one write to all who are at a cursor; None where the log has it no more.
+
+        It goes no further than anybody's end, for none of them comes in the middle of a run.
+        """
+        page = feed.after(cursor, feed.head, self._limits.history)
+        if page is None:
+            async with feed.catching_up:
+                if (wire, cursor) in feed.runs:
+                    return feed.runs[wire, cursor]
+                page = await self._read(feed, cursor, feed.head)
+        if not page or page[0].seq != cursor + 1:
+            return None
+        events, joined = _next_run(page, [wire])
+        return feed.keep_run(wire, cursor, (events[-1].seq, joined[wire]))
 
     def _arrive(self, behind: Subscription) -> None:
         if behind.end is not None:
@@ -647,8 +707,9 @@ class Hub:
     def _tell_state(self, subscription: Subscription) -> None:
         """Give somebody who has missed ephemeral events what they would know by them."""
         subscription.missed = False
-        link = subscription.listener.link
-        link.write(link.wire.encode(self._attendance.state(subscription.feed.room)))
+        listener = subscription.listener
+        state = self._attendance.state(subscription.feed.room)
+        self._hand(listener, listener.link.wire.encode(state))
 
     # Ephemeral events.
 
@@ -665,16 +726,20 @@ class Hub:
 
     def _tell_presence(self) -> None:
         self._telling = None
+        written = 0
         for event in self._attendance.changes():
             feed = self._feeds.get(event.room)
             if feed is None or feed.opened is not None:  # nobody listens yet
                 continue
-            if feed.waiting is not None:
-                feed.unsaid.append(event)
-                if len(feed.unsaid) > UNSAID:
-                    feed.unsaid[:] = [self._attendance.state(feed.room)]
-            else:
+            if feed.waiting is None and written < SLICE:
+                written += len(feed.subscriptions)
                 self._run(feed, self._tell_all(feed, event), [])
+                continue
+            feed.unsaid.append(event)
+            if feed.waiting is None:
+                self._put_off(feed, [])
+            elif len(feed.unsaid) > UNSAID:
+                feed.unsaid[:] = [self._attendance.state(feed.room)]
         due = self._attendance.due()
         if due is not None:
             self._tell_presence_in(max(PRESENCE_SECONDS, due))

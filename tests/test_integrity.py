@@ -156,7 +156,7 @@ WITHIN = {
     "UPDATE members SET role = 'membet' WHERE room_id = 2": (
         "ada has no role in the room 'room1' that there is"
     ),
-    "INSERT INTO restraints VALUES (2, 1, 1e20, NULL, NULL, 0)": (
+    "INSERT INTO restraints (room_id, user_id, banned, reader) VALUES (2, 1, 1e20, 0)": (
         "what holds ada back in the room 'room1' cannot be read"
     ),
 }

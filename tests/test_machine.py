@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias
 import hypothesis.strategies as st
 import orjson
 import pytest
-from attrs import define, field
+from attrs import define, evolve, field
 from hypothesis import note
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -116,6 +116,8 @@ class Here:
     banned: dict[str, float] = field(factory=dict)
     """Until when."""
     muted: dict[str, float] = field(factory=dict)
+    sanctions: dict[tuple[str, str], int] = field(factory=dict)
+    """By which event somebody was last banned, or muted."""
     readers: set[str] = field(factory=set)
     """Who was made one, and stays it."""
     spoke: dict[str, float] = field(factory=dict)
@@ -208,14 +210,34 @@ class Here:
             case "edit" | "delete":
                 return self._judge_target(what, role)
             case "room" if {"archived", "retention_days"} & what.fields.keys():
-                return "" if role == "owner" else "forbidden"
+                if role != "owner":
+                    return "forbidden"
         if role not in ("owner", "moderator"):
             return "forbidden"
         if what.word == "room":
-            return ""
+            return "" if self.changes(what) else "conflict"
         if what.fields["username"] in deleted:
             return "not_found"
         return self._judge_upon(what, role, now, disabled)
+
+    def changes(self, what: Happened) -> dict[str, Any]:
+        """Return what of a room would have another value."""
+        return {name: new for name, new in what.fields.items() if self.fields.get(name) != new}
+
+    def done(self, what: Happened, now: float) -> int:
+        """Return what has done it already, or 0."""
+        if what.word == "delete":
+            return self.log[what.target - 1].by
+        there = self.reactions.get((what.target, what.fields.get("emoji", ""), what.who), 0)
+        if what.word == "remove":
+            return 0 if there else what.target
+        if what.word in ("ban", "mute"):
+            other = what.fields["username"]
+            holds = (self.banned if what.word == "ban" else self.muted).get(other, 0) > now
+            seq = self.sanctions.get((what.word, other), 0)
+            same = holds and seq >= self.first and self.log[seq - 1].fields == what.fields
+            return seq if same else 0
+        return there if what.word == "add" else 0
 
     def is_there(self, seq: int | None) -> bool:
         """Say whether this is a message that was not deleted; None is none, and good."""
@@ -301,10 +323,12 @@ class Here:
                 self.roles.pop(other, None)
                 if what.word == "ban":
                     self.banned[other] = until
+                    self.sanctions["ban", other] = seq
             case "unban":
                 del self.banned[other]
             case "mute":
                 self.muted[other] = until
+                self.sanctions["mute", other] = seq
             case "unmute":
                 del self.muted[other]
         return seq
@@ -371,19 +395,14 @@ class Model:
             return ("", seq) if first == what.asked else ("txn_conflict", 0)
         if code := here.judge(what, self.now, self.disabled, self.deleted):
             return code, 0
-        seq = self._done(here, what) or here.happen(what, self.now, until)
+        seq = here.done(what, self.now)
+        if not seq and what.word == "room":
+            seq = here.happen(evolve(what, fields=here.changes(what)), self.now)
+        elif not seq:
+            seq = here.happen(what, self.now, until)
         if txn_id is not None:
             self.txns[key] = (what.asked, seq)
         return "", seq
-
-    def _done(self, here: Here, what: Happened) -> int:
-        """Return what has done it already, or 0."""
-        if what.word == "delete":
-            return here.log[what.target - 1].by
-        there = here.reactions.get((what.target, what.fields.get("emoji", ""), what.who), 0)
-        if what.word == "remove":
-            return 0 if there else what.target
-        return there if what.word == "add" else 0
 
     def depart(self, user: str, closing: str) -> None:
         """Have somebody's account deleted, or more of it than before."""

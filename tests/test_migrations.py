@@ -19,13 +19,13 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from chatcore.errors import SchemaError
-from chatcore.events import Stored
+from chatcore.events import Duplicate, Stored
 from chatcore.model import Draft, Room, User
 from chatcore.query import parse
 from chatcore.repository.sql import SqliteRepository
 from chatcore.repository.sql.migrate import NEWEST, VERSION_TABLE, downgrade, migrate, upgrade
 from chatcore.repository.sql.schema import metadata
-from chatcore.testing.drafts import react, say
+from chatcore.testing.drafts import LOBBY, NOW, all_stored, member, react, say, upon
 from tests.database import refusing_commits
 
 
@@ -434,6 +434,36 @@ def test_a_database_of_the_fifth_step_is_searched_and_goes_back(tmp_path: Path) 
         assert fifth == things(connection)
     assert before == rows(path, everything)
     engine.dispose()
+
+
+def test_by_what_somebody_is_banned_is_found_in_the_log(tmp_path: Path) -> None:
+    """Of a database of the ninth step."""
+    path = tmp_path / "chat.db"
+    banned = upon("ada", "ban", "bob", until="2030-01-01T00:00:00.000Z", reason="spam")
+    with contextlib.closing(SqliteRepository(path)) as repository:
+        repository.open()
+        repository.add_room(LOBBY)
+        for name in ("ada", "bob", "cyd"):
+            repository.add_user(User(name, name), None)
+        drafts = [
+            upon("ada", "ban", "bob"),
+            banned,
+            upon("ada", "mute", "bob"),
+            upon("ada", "mute", "cyd"),
+            upon("ada", "unmute", "cyd"),
+        ]
+        all_stored(repository.append([member("ada", "join", role="owner"), *drafts]))
+        places = [repository.place("lobby", name) for name in ("bob", "cyd")]
+    engine = sa.create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        downgrade(connection, "0009")
+    engine.dispose()
+    with contextlib.closing(SqliteRepository(path)) as repository:
+        repository.open()
+        assert [repository.place("lobby", name) for name in ("bob", "cyd")] == places
+        assert places[0][1] is not None
+        assert (places[0][1].ban, places[0][1].mute) == (3, 4)
+        assert repository.append([banned]) == [Duplicate(3, NOW)]
 
 
 def test_a_room_goes_back_without_its_retention(tmp_path: Path) -> None:

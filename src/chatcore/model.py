@@ -163,6 +163,10 @@ class Restraint:
     """When they last sent a message there while it was in slow mode."""
     reader: bool = False
     """Whether they may only read there, when they come back."""
+    ban: int | None = None
+    """The seq of the event that banned them; None where nothing did, or it is not known."""
+    mute: int | None = None
+    """Likewise."""
 
 
 @frozen(kw_only=True)

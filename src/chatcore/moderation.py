@@ -29,7 +29,8 @@ class Moderation(ABC):
     Each becomes an event of the room's log, and is durable when it returns; a `txn_id`
     makes it safe to ask again.  `policy` says who may do what to whom.  All raise
     NotFound, NotMember, Forbidden, TxnConflict, StorageFull and Unavailable, and
-    Conflict where there is nothing to be changed.
+    Conflict where there is nothing to be changed; but to ban or mute somebody just as they
+    are already is answered as the first time, with `duplicate`.
     """
 
     async def update(
@@ -47,8 +48,8 @@ class Moderation(ABC):
         """Change what is to be said of a room; what is None stays.
 
         `slow_mode` is in seconds; in an archived room nobody writes; events older than
-        `retention_days` go, and with 0 none does.  Raises Invalid, NotFound, NotMember,
-        Forbidden.
+        `retention_days` go, and with 0 none does.  The event has what is another now, and
+        where nothing is, there is none: that is Conflict.  Raises also Invalid.
         """
         command = commands.Update(room, title, topic, slow_mode, archived, retention_days, txn_id)
         return await self._settle(user, command, UpdateReply)

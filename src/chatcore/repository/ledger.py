@@ -25,7 +25,7 @@ from chatcore.errors import (
     RateLimited,
     TxnConflict,
 )
-from chatcore.events import Duplicate, Stands, Stored, committed
+from chatcore.events import Duplicate, Member, Stands, Stored, committed
 from chatcore.folding import ERASED, erased
 from chatcore.model import FOREVER, INVITED, Draft, Limits, Restraint
 from chatcore.ports import Outcome
@@ -42,6 +42,9 @@ class RoomState:
     messages: int
     slow_mode: int
     archived: bool
+    title: str
+    topic: str
+    retention_days: int
 
 
 @define  # not frozen, which would take twice as long to make, for each message
@@ -74,6 +77,9 @@ class Target:
     """How many have put each emoji beside it."""
 
 
+SANCTIONS = ("ban", "mute")
+"""What is done to somebody for some time, or for ever, and may be told once more."""
+
 RoomUser = tuple[str, str]
 RoomSeq = tuple[str, int]
 TxnKey = tuple[str, str, str]
@@ -98,6 +104,8 @@ class Ledger:
     """Each message that a draft names; None for one that is not there yet."""
     reactions: dict[ReactionKey, Duplicate]
     """Those that drafts add or remove, where they are there: what has added each."""
+    sanctions: dict[RoomSeq, Member]
+    """What has banned or muted those whom drafts ban or mute, as far as the log has it."""
     inactive: dict[str, str] = field(factory=dict)
     """Of those users who are disabled or deleted, which of both."""
 
@@ -185,7 +193,7 @@ class Ledger:
             self._permit(draft, room, standing)
         if draft.refusal is not None:  # after those, for a refusal tells that there is a room
             raise draft.refusal
-        target = None
+        target = done = None
         if draft.kind == "message":
             if "reply_to" in draft.body:
                 self._check_reply(draft)
@@ -194,9 +202,13 @@ class Ledger:
         elif draft.kind in ("edit", "delete", "reaction"):
             target = self._target(draft, room, standing)
             done = self._done(draft, target)
-            if done is not None:
-                self._use(draft, done.seq, done.timestamp)
-                return done
+        elif draft.kind == "member":
+            done = self._sanctioned(draft)
+        elif draft.kind == "room" and not _changes(draft, room):
+            raise Conflict("This room is like that already; nothing was changed")
+        if done is not None:
+            self._use(draft, done.seq, done.timestamp)
+            return done
         room.head += 1
         room.messages += draft.kind == "message"
         self._use(draft, room.head, draft.timestamp)
@@ -215,10 +227,12 @@ class Ledger:
         elif draft.kind == "reaction" and target is not None:
             self._react(draft, target, room.head)
         elif draft.kind == "room":
-            self._update(draft, room)
+            draft = self._update(draft, room)
         if draft.mentions or draft.kind in ("edit", "delete"):
             draft = self._mention(draft, room.head)
         event = committed(draft, room.head)
+        if isinstance(event, Member) and event.action in SANCTIONS:
+            self.sanctions[draft.room.name, room.head] = event
         stored = Stored(event, room.first, room.messages, stands)
         self.stored.append((draft, stored))
         return stored
@@ -266,6 +280,28 @@ class Ledger:
             if draft.body["emoji"] not in target.tallies and len(target.tallies) >= most:
                 raise Forbidden(f"A message has at most {most} different reactions; join one")
         return is_there
+
+    def _sanctioned(self, draft: Draft) -> Duplicate | None:
+        """Return what has banned or muted somebody just so already; None where nothing has.
+
+        Only what the log still has can be answered with; what it let go of is said anew.
+        """
+        if draft.body["action"] not in SANCTIONS:
+            return None
+        asked = committed(draft, 0)
+        assert isinstance(asked, Member)
+        room = draft.room.name
+        key = (room, asked.username)
+        if asked.action == "ban" and key in self.standings:
+            return None  # who has come back: it was over, by a clock that was set back since
+        restraint = self.restraints.get(key, Restraint())
+        seq = restraint.ban if asked.action == "ban" else restraint.mute
+        known = self.sanctions.get((room, seq or 0))
+        if known is None or (known.until, known.reason) != (asked.until, asked.reason):
+            return None
+        if known.until is not None and known.until <= draft.timestamp:
+            return None
+        return Duplicate(known.seq, known.timestamp)
 
     def _mention(self, draft: Draft, seq: int) -> Draft:
         """Note whom a message mentions from now on, and return the draft with it."""
@@ -433,7 +469,8 @@ class Ledger:
             case "join":
                 role = str(draft.body["role"])
                 if draft.as_host:
-                    self._restrain(key, evolve(restraint, banned=None, reader=role == "reader"))
+                    lifted = evolve(restraint, banned=None, ban=None)
+                    self._restrain(key, evolve(lifted, reader=role == "reader"))
                 elif role == "member" and restraint.reader:
                     role, body = "reader", {**draft.body, "role": "reader"}
                     draft = evolve(draft, body=body)
@@ -449,13 +486,13 @@ class Ledger:
                     self.standings.pop(key)
                     self.changed[key] = None
                 if action == "ban":
-                    self._restrain(key, evolve(restraint, banned=end))
+                    self._restrain(key, evolve(restraint, banned=end, ban=room.head))
             case "unban":
-                self._restrain(key, evolve(restraint, banned=None))
+                self._restrain(key, evolve(restraint, banned=None, ban=None))
             case "mute":
-                self._restrain(key, evolve(restraint, muted=end))
+                self._restrain(key, evolve(restraint, muted=end, mute=room.head))
             case "unmute":
-                self._restrain(key, evolve(restraint, muted=None))
+                self._restrain(key, evolve(restraint, muted=None, mute=None))
         return draft, self._note(key, before, room)
 
     def _note(self, key: RoomUser, before: Standing | None, room: RoomState) -> Stands | None:
@@ -478,10 +515,13 @@ class Ledger:
         if restraint != self.restraints.get(key, Restraint()):
             self.restraints[key] = self.restrained[key] = restraint
 
-    def _update(self, draft: Draft, room: RoomState) -> None:
-        self.updates.setdefault(draft.room.name, {}).update(draft.body)
-        room.slow_mode = self.updates[draft.room.name].get("slow_mode", room.slow_mode)
-        room.archived = self.updates[draft.room.name].get("archived", room.archived)
+    def _update(self, draft: Draft, room: RoomState) -> Draft:
+        """Give a room other values; return the draft with those that were not there before."""
+        changes = _changes(draft, room)
+        self.updates.setdefault(draft.room.name, {}).update(changes)
+        for name, value in changes.items():
+            setattr(room, name, value)
+        return evolve(draft, body=changes)
 
     def _stand(self, room: str, username: str, role: str, state: RoomState) -> None:
         """Have somebody stand at the head: all before it is read."""
@@ -500,6 +540,10 @@ def _action(draft: Draft) -> str:
         case "reaction":
             return "react" if draft.body["action"] == "add" else "unreact"
     return draft.kind
+
+
+def _changes(draft: Draft, room: RoomState) -> dict[str, object]:
+    return {name: value for name, value in draft.body.items() if value != getattr(room, name)}
 
 
 def _is_same(draft: Draft, room: RoomState) -> bool:
@@ -553,6 +597,8 @@ class Touched:
     """Messages to be edited, deleted or answered."""
     reactions: set[ReactionKey] = field(factory=set)
     """Those to be added or removed."""
+    sanctioned: set[RoomUser] = field(factory=set)
+    """Those who are to be banned or muted."""
 
     @property
     def messages(self) -> set[RoomSeq]:
@@ -571,6 +617,8 @@ def touched(drafts: Iterable[Draft]) -> Touched:
             found.people.add((room, username))
             if draft.body["action"] in ("leave", "role"):
                 found.owned.add(room)
+            if draft.body["action"] in SANCTIONS:
+                found.sanctioned.add((room, username))
             if draft.limits is not None:
                 found.limited |= {username, draft.sender}
         elif draft.kind in ("edit", "delete"):

@@ -176,6 +176,14 @@ class _Log:
         message = evolve(message, reactions=folding.before(ranked(now), later, reader))
         return message, self.newest_edit(message.seq, upto)
 
+    def sanctions(self, username: str) -> Iterator[Member]:
+        """Return what has banned and muted somebody, as far as it is here."""
+        restraint = self.restraints.get(username, Restraint())
+        for seq in (restraint.ban, restraint.mute):
+            event = self.at(seq or 0)
+            if isinstance(event, Member):
+                yield event
+
     def reports_of(self, username: str) -> list[tuple[int, str]]:
         """Return the keys of what somebody reported, and what was reported of their messages."""
         return [
@@ -314,6 +322,9 @@ class MemoryRepository:
                     log.messages(log.head),
                     log.room.slow_mode,
                     log.room.archived,
+                    log.room.title,
+                    log.room.topic,
+                    log.room.retention_days,
                 )
                 for name, log in logs.items()
             },
@@ -350,6 +361,12 @@ class MemoryRepository:
                 key: there
                 for key in about.reactions
                 if key[0] in logs and (there := logs[key[0]].reaction(*key[1:])) is not None
+            },
+            sanctions={
+                (room, event.seq): event
+                for room, username in about.sanctioned
+                if room in logs
+                for event in logs[room].sanctions(username)
             },
             inactive={
                 username: self._users[username].status

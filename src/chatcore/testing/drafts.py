@@ -82,5 +82,5 @@ def upon(sender: str, action: str, username: str, room: Room = LOBBY, **more: An
     return Draft(room=room, sender=sender, kind="member", body=body, timestamp=at, **more)
 
 
-def update(sender: str, room: Room = LOBBY, **fields: Any) -> Draft:
-    return Draft(room=room, sender=sender, kind="room", body=fields, timestamp=NOW)
+def update(sender: str, room: Room = LOBBY, *, txn_id: str | None = None, **fields: Any) -> Draft:
+    return Draft(room=room, sender=sender, kind="room", body=fields, timestamp=NOW, txn_id=txn_id)

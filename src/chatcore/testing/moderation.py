@@ -218,7 +218,7 @@ def _bans_and_mutes(repository: Repository) -> None:
     assert isinstance(told, Stored)
     assert told.event == Member("lobby", 3, "ada", NOW, "bob", "ban", None, end, "spam")
     assert told.stands == Stands(None, 0, 0, "e1")
-    assert repository.place("lobby", "bob") == (None, Restraint(banned=end))
+    assert repository.place("lobby", "bob") == (None, Restraint(banned=end, ban=3))
 
     outcomes = repository.append(
         [
@@ -291,7 +291,64 @@ def _bans_and_mutes(repository: Repository) -> None:
     assert again.event in repository.read("lobby", 0, 99, 99)
     assert repository.place("lobby", "bob") == ("member", Restraint())
     repository.append([upon("ada", "ban", "cyd")])
-    assert repository.place("lobby", "cyd") == (None, Restraint(banned=FOREVER, muted=end))
+    held = Restraint(banned=FOREVER, muted=end, ban=repository.head("lobby", 0)[1], mute=4)
+    assert repository.place("lobby", "cyd") == (None, held)
+
+
+def _said_once_more(repository: Repository) -> None:
+    """Who is banned or muted just so already is not once more, whoever asks; in one batch, too."""
+    repository.add_user(User("dee", "Dee"), None)
+    repository.append(
+        [
+            member("ada", "join", role="owner"),
+            member("cyd", "join"),
+            upon("ada", "role", "cyd", role="moderator"),
+        ]
+    )
+    for action, undo, days in (("ban", "unban", 2), ("mute", "unmute", 4)):
+        first = repository.head("lobby", 0)[1] + 1
+        for_a_minute: dict[str, Any] = {"until": _soon(60), "reason": "spam"}
+        later = NOW + timedelta(seconds=59)
+        outcomes = repository.append(
+            [
+                upon("ada", action, "bob", **for_a_minute),
+                upon("ada", action, "bob", timestamp=later, **for_a_minute),
+                upon("cyd", action, "bob", txn_id=action, **for_a_minute),
+            ]
+        )
+        known = Duplicate(first, NOW)
+        assert [known, known] == outcomes[1:]
+        assert repository.append([upon("cyd", action, "bob", **for_a_minute)]) == [known]
+        # What was a duplicate is one for ever.
+        repository.append([upon("ada", undo, "bob")])
+        again = upon("cyd", action, "bob", txn_id=action, **for_a_minute)
+        assert repository.append([again]) == [known]
+        others = [
+            upon("ada", action, "bob", **for_a_minute),
+            upon("ada", action, "bob", until=_soon(61), reason="spam"),
+            upon("ada", action, "bob", until=_soon(61), reason="Spam"),
+            upon("ada", action, "bob", until=_soon(61)),
+            upon("ada", action, "bob"),
+            upon("ada", action, "bob"),
+            upon("ada", action, "bob", reason="spam"),
+            upon("ada", action, "dee"),
+        ]
+        kinds = [*[Stored] * 5, Duplicate, Stored, Stored]
+        assert types_of(repository.append(others)) == kinds, "each is another than the one before"
+        ended = upon("ada", action, "dee", until=_soon(60), timestamp=NOW + timedelta(seconds=60))
+        assert types_of(repository.append([ended, ended])) == [Stored, Stored], "it is over"
+        back = member("dee", "join", timestamp=NOW + timedelta(seconds=60))
+        anew = upon("ada", action, "dee", until=_soon(60))
+        outcomes = repository.append([back, anew])
+        expected = [Stored, Stored if action == "ban" else Duplicate]
+        assert types_of(outcomes) == expected, "whoever came back is removed, by any clock"
+        # What the log has let go of nobody is told any more, so it is said anew.
+        repository.append([upon("ada", action, "bob"), update("ada", retention_days=1)])
+        much_later = NOW + timedelta(days=days)
+        repository.expire("lobby", repository.head("lobby", 0)[1] + 1, much_later)
+        again = upon("ada", action, "bob", timestamp=much_later)
+        assert types_of(repository.append([again, again])) == [Stored, Duplicate]
+        repository.append([update("ada", retention_days=0)])
 
 
 def _what_is_theirs_goes_no_further(repository: Repository) -> None:
@@ -450,6 +507,22 @@ def _rooms_change(repository: Repository) -> None:
         Listed("lobby", title="Lobby", topic="☃", epoch="e1", slow_mode=30)
     ]
     assert all_stored([told])[0] == repository.read("lobby", 2, 3, 9)[0]
+
+    same = update("ada", title="Lobby", topic="☃", slow_mode=30, archived=False, retention_days=0)
+    (_, tea) = repository.append([same, update("ada", title="Lobby", topic="Tea", txn_id="t")])
+    assert isinstance(tea, Stored)
+    assert tea.event == RoomChanged("lobby", 9, "ada", NOW, topic="Tea"), "and nothing else did"
+    outcomes = repository.append(
+        [
+            same,
+            same,
+            update("ada", title="Lobby", topic="Tea", txn_id="t"),
+            update("ada", topic="Tea", txn_id="t"),
+            update("bob", title="Lobby"),
+        ]
+    )
+    assert types_of(outcomes) == [Stored, Conflict, Duplicate, TxnConflict, Forbidden]
+    assert repository.head("lobby", 0)[1] == 10
 
 
 def _slow_mode(repository: Repository) -> None:
@@ -673,16 +746,20 @@ def _what_goes_with_a_person(repository: Repository) -> None:
     repository.redact_reports("bob")
     assert [each.reason for each in repository.reports("lobby", 0, 9)] == ["", "", "by ada of cyd"]
 
-    assert repository.place("lobby", "bob") == (None, Restraint(banned=FOREVER, muted=FOREVER))
+    assert repository.place("lobby", "bob") == (
+        None,
+        Restraint(banned=FOREVER, muted=FOREVER, ban=8, mute=6),
+    )
     repository.lift_restraints("bob")
     assert repository.place("lobby", "bob")[1] in (None, Restraint())
-    assert repository.place("lobby", "cyd") == ("member", Restraint(muted=FOREVER))
+    assert repository.place("lobby", "cyd") == ("member", Restraint(muted=FOREVER, mute=7))
 
 
 MODERATION: Sequence[Callable[[Repository], None]] = (
     _the_table,
     _ranks,
     _bans_and_mutes,
+    _said_once_more,
     _what_is_theirs_goes_no_further,
     _invitations,
     _direct_rooms,

@@ -14,7 +14,7 @@ from chatcore.repository.sql.schema import metadata
 VERSION_TABLE = "chatcore_version"
 """Our own, for a host may keep its alembic's beside it."""
 
-VERSIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009")
+VERSIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010")
 """Every schema there has been, the oldest first."""
 
 NEWEST = VERSIONS[-1]

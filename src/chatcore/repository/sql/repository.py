@@ -24,6 +24,7 @@ from chatcore.events import (
     Durable,
     Edit,
     Marked,
+    Member,
     MemberItem,
     Message,
     ReportItem,
@@ -222,14 +223,17 @@ class SqlRepository(Retention):
             "limited": [[username] for username in about.limited],
             "owned": [[name] for name in about.owned],
             "targets": [*about.targets, *about.reactions],
+            "sanctioned": [*about.sanctioned],
         }
         found_roles: list[list[Any]] = []
         found_owners: list[list[Any]] = []
         found_targets: list[list[Any]] = []
+        found_sanctions: list[list[Any]] = []
         if any(more.values()):
-            found_rooms, found_users, found_txns, found_roles, found_owners, found_targets = (
-                _loaded(connection, self._sql.load, {**given, **more})
+            found_rooms, found_users, found_txns, *rest = _loaded(
+                connection, self._sql.load, {**given, **more}
             )
+            found_roles, found_owners, found_targets, found_sanctions = rest
         else:
             found_rooms, found_users, found_txns = _loaded(connection, self._sql.load_some, given)
         roles: dict[str, dict[str, str]] = {username: {} for username in about.limited}
@@ -268,6 +272,12 @@ class SqlRepository(Retention):
                 (room, seq, reactor, emoji): Duplicate(added, moment(when))
                 for room, seq, *_, reactor, emoji, added, when in found_targets
                 if added is not None
+            },
+            sanctions={
+                (room, event.seq): event
+                for room, told in found_sanctions
+                for event in events_of(room, told)
+                if isinstance(event, Member)
             },
         )
         room_ids = {name: room_id for name, room_id, *_ in found_rooms}
@@ -633,14 +643,15 @@ def _room(row: Sequence[Any]) -> Room:
 
 
 def _restraint(row: Sequence[Any]) -> Restraint:
-    *moments, reader = row
+    *moments, ban, mute, reader = row
     banned, muted, spoke = (None if each is None else moment(each) for each in moments)
-    return Restraint(banned, muted, spoke, bool(reader))
+    return Restraint(banned, muted, spoke, bool(reader), ban, mute)
 
 
 def _restraint_row(restraint: Restraint) -> list[object]:
     moments = (restraint.banned, restraint.muted, restraint.spoke)
-    return [*(each and milliseconds(each) for each in moments), restraint.reader]
+    held = [each and milliseconds(each) for each in moments]
+    return [*held, restraint.ban, restraint.mute, restraint.reader]
 
 
 def _account(row: Sequence[Any]) -> Account:

@@ -172,9 +172,14 @@ restraints = sa.Table(
     sa.Column("muted", sa.BigInteger),
     sa.Column("spoke", sa.BigInteger),
     sa.Column("reader", sa.Boolean, nullable=False),
+    sa.Column("ban", sa.BigInteger),
+    sa.Column("mute", sa.BigInteger),
     sqlite_with_rowid=False,
 )
-"""Apart from the members, for they outlive a membership.  `banned` and `muted` say until when."""
+"""Apart from the members, for they outlive a membership.
+
+`banned` and `muted` say until when, `ban` and `mute` by which event, by its seq.
+"""
 
 reports = sa.Table(
     "reports",

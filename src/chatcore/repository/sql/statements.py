@@ -33,6 +33,8 @@ _RESTRAINED = (
     restraints.c.banned,
     restraints.c.muted,
     restraints.c.spoke,
+    restraints.c.ban,
+    restraints.c.mute,
     restraints.c.reader,
 )
 
@@ -66,6 +68,9 @@ class Statements:
                 rooms.c.messages,
                 rooms.c.slow_mode,
                 rooms.c.archived,
+                rooms.c.title,
+                rooms.c.topic,
+                rooms.c.retention_days,
             ).join_from(row, rooms, rooms.c.name == row.c.name)
         )
         row = given("room", "username", by="people")
@@ -185,6 +190,16 @@ class Statements:
                 sa.and_(added.c.room_id == events.c.room_id, added.c.seq == reactions.c.seq),
             )
         )
+        row = given("room", "username", by="sanctioned")
+        load_sanctions = taken(
+            sa.select(row.c.room, _sanctions(dialect))
+            .join_from(row, rooms, rooms.c.name == row.c.room)
+            .join(users, users.c.username == row.c.username)
+            .join(
+                restraints,
+                sa.and_(restraints.c.room_id == rooms.c.id, restraints.c.user_id == users.c.id),
+            )
+        )
         # One statement for all: most of what a lone send costs is each statement's own.  A batch
         # of nothing but messages, as most are, needs no more than some of it.
         self.load_some = sa.select(
@@ -196,6 +211,7 @@ class Statements:
             load_roles.scalar_subquery().label("limited"),
             load_owners.scalar_subquery().label("owned"),
             load_targets.scalar_subquery().label("targets"),
+            load_sanctions.scalar_subquery().label("sanctioned"),
         )
         row = given("room", "seq", "draft")
         self.load_drafts = taken(
@@ -259,7 +275,7 @@ class Statements:
         row = given("room_id", "user_id", "role", "read", "read_messages")
         self.set_members = dialect.upsert(members, sa.select(*row.c))
         self.remove_members = _delete(members, given("room_id", "user_id"))
-        row = given("room_id", "user_id", "banned", "muted", "spoke", "reader")
+        row = given("room_id", "user_id", *(column.name for column in _RESTRAINED))
         self.set_restraints = dialect.upsert(restraints, sa.select(*row.c))
         row = given("id", *CHANGEABLE)
         self.update_rooms = (
@@ -777,6 +793,16 @@ def _event_rows(log: Any) -> sa.Select[Any]:  # the events, under whatever name
         log.c.timestamp,
         sa.type_coerce(log.c.body, sa.JSON).label("body"),
     ).join_from(log, users, users.c.id == log.c.sender_id)
+
+
+def _sanctions(dialect: Dialect) -> sa.ColumnElement[Any]:
+    """Select what has banned and muted each of `restraints`, as far as the log has it."""
+    log = events.alias("sanctions")
+    told = _event_rows(log).where(
+        log.c.room_id == restraints.c.room_id,
+        log.c.seq.in_([restraints.c.ban, restraints.c.mute]),
+    )
+    return dialect.listed(told.correlate(restraints)).label("told")
 
 
 def _delete(table: sa.Table, row: sa.Subquery) -> sa.Delete:

@@ -599,6 +599,7 @@ async def test_a_hosts_policy_does_not_tell_that_a_private_room_is_there() -> No
                 chat.update(bob, room, topic="Tea"),
                 chat.report(bob, room, 1, "spam"),
                 chat.reports(bob, room),
+                chat.bans(bob, room),
             ]
 
         for room in ("den", "nowhere"):

@@ -259,7 +259,7 @@ class TestPipe:
                 "/kick",
                 "/ban",
             ),
-            *("/unban", "/mute", "/unmute", "/role", "/report", "/reports", "/log"),
+            *("/unban", "/mute", "/unmute", "/role", "/bans", "/report", "/reports", "/log"),
             *("/whoami", "/name", "/password", "/help", "/exit", "//text"),
         ]
         assert max(map(len, lines)) < 80
@@ -275,11 +275,13 @@ class TestPipe:
                 "/keep x",
                 "/role bob reader",
                 "/kick bob",
+                "/bans",
                 "/ban bob 5 Sells watches",
+                "/mute bob",
+                "/bans",
             ]
             typed += [
                 "/unban bob",
-                "/mute bob",
                 "/unmute bob",
                 "/kick nobody",
                 "/kick",
@@ -302,9 +304,12 @@ class TestPipe:
             "/keep is not used like that: /help says how",
             "[System] bob is not a member of this room",
             "[System] ada removed bob",
+            "[System] Nobody is banned or muted here",
             "[System] ada banned bob until WHEN: Sells watches",
-            "[System] ada let bob come back",
             "[System] ada muted bob",
+            "bob is banned by ada until WHEN: Sells watches",
+            "bob is muted by ada",
+            "[System] ada let bob come back",
             "[System] ada let bob write again",
             "[System] There is no such user",
             "/kick is not used like that: /help says how",

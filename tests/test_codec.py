@@ -17,7 +17,9 @@ from chatcore.codec import COMMANDS, JsonLines
 from chatcore.commands import Command, Request, Since
 from chatcore.errors import ChatError, Invalid, RateLimited, TooLarge, UnknownCommand
 from chatcore.events import (
+    BanItem,
     BanReply,
+    BansReply,
     Bye,
     CreateReply,
     Delete,
@@ -58,6 +60,7 @@ from chatcore.events import (
     ReportsReply,
     RoomChanged,
     RoomsReply,
+    Sanction,
     SearchReply,
     SendReply,
     SetRoleReply,
@@ -415,6 +418,21 @@ SHAPES: list[tuple[Reply | Event | Hello | Bye, str]] = [
         ReportsReply([ReportItem(1, 122, "bob", "spam", AT)], True),
         '{"reply": "reports", "id": 3, "reports": [{"number": 1, "seq": 122, "username": "bob",'
         f' "reason": "spam", "timestamp": {TIME}}}], "complete": true}}',
+    ),
+    (
+        BansReply(
+            [
+                BanItem(
+                    "bob", Sanction(AT, 122, "ada", AT, "spam"), Sanction(None, 121, "ada", AT)
+                ),
+                BanItem("cyd", mute=Sanction()),
+            ],
+            True,
+        ),
+        f'{{"reply": "bans", "id": 3, "bans": [{{"username": "bob", "ban": {{"until": {TIME},'
+        f' "seq": 122, "sender": "ada", "timestamp": {TIME}, "reason": "spam"}},'
+        f' "mute": {{"seq": 121, "sender": "ada", "timestamp": {TIME}}}}},'
+        ' {"username": "cyd", "mute": {}}], "complete": true}',
     ),
     (CreateReply(LOBBY), f'{{"reply": "create", "id": 3, "room": {ROOM}}}'),
     (

@@ -11,6 +11,7 @@ import pytest
 from chatcore import commands
 from chatcore.commands import (
     Ban,
+    Bans,
     Command,
     Create,
     Delete,
@@ -55,6 +56,7 @@ EARLY = datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=9)))
         (History, {"room": "lobby", "before": 1, "around": 1}, "one of before, after and around"),
         (Rooms, {"limit": 0}, "limit is 1 or more"),
         (Members, {"room": "lobby", "limit": 0}, "limit is 1 or more"),
+        (Bans, {"room": "lobby", "limit": 0}, "limit is 1 or more"),
         (Create, {"room": "den", "kind": "direct"}, "public or private"),
         (
             Update,

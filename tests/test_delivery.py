@@ -845,7 +845,7 @@ async def test_a_page_that_a_deletion_overtakes_has_no_text_either(ask: str) -> 
         assert "secret" not in str(answer)
 
 
-@pytest.mark.parametrize("ask", ["members", "reports"])
+@pytest.mark.parametrize("ask", ["members", "reports", "bans"])
 async def test_who_was_removed_is_not_told_what_was_being_read(ask: str) -> None:
     repository, reading = holding(ask)
     async with Chat(repository, limits=LIMITS, bcrypt_cost=4) as chat:

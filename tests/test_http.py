@@ -543,6 +543,9 @@ async def test_whatever_one_does_in_a_room_is_done_by_http() -> None:
         for known in (None, True):
             put = await ada.ask("PUT", "/rooms/tea/bans/bob", json=until)
             assert (put.status, put.json["seq"], put.json.get("duplicate")) == (200, 13, known)
+        (banned,) = (await ada.get("/rooms/tea/bans?after=ada&limit=9")).json["bans"]
+        assert (banned["username"], banned["ban"]["seq"]) == ("bob", 13)
+        assert (await ada.get("/rooms/tea/bans?after=bob")).json == {"bans": [], "complete": True}
         assert (await bob.post("/rooms/tea/join")).code == (404, "not_found")
         assert (await ada.ask("DELETE", "/rooms/tea/bans/bob")).status == 200
         update = {"title": "Tea", "slow_mode": 5}

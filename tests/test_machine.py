@@ -1011,6 +1011,45 @@ class Machine(RuleBasedStateMachine):
             code = "forbidden" if peer.user in here.members() else outside
             assert reply["error"]["code"] == code
 
+    @rule(who=WHO, room=ANYWHERE)
+    def list_bans(self, who: int, room: str) -> None:
+        """In pages of two."""
+        peer = self.peer(who)
+        here = self.model.rooms.get(room, Here("direct"))
+        if here.members().get(peer.user) not in ("owner", "moderator"):
+            outside = here.outside(peer.user, self.model.now)
+            code = "forbidden" if peer.user in here.members() else outside
+            reply = self.run(peer.talk.do("bans", room=room))
+            assert reply["error"]["code"] == code
+            return
+        told: list[dict[str, Any]] = []
+        complete = False
+        while not complete:
+            after = {"after": told[-1]["username"]} if told else {}
+            reply = self.run(peer.talk.do("bans", room=room, limit=2, **after))
+            told, complete = told + reply["bans"], reply["complete"]
+        assert told == [
+            {"username": user, **held} for user in USERS if (held := self.held(here, user))
+        ]
+
+    def held(self, here: Here, user: str) -> dict[str, Any]:
+        """Return what holds somebody back now, and what the log has of it."""
+        found: dict[str, Any] = {}
+        for word, until in (("ban", here.banned), ("mute", here.muted)):
+            end = until.get(user, 0)
+            if end <= self.model.now:
+                continue
+            found[word] = {}
+            if end != inf:
+                left = timedelta(seconds=end - self.model.now)
+                found[word]["until"] = rfc3339(self.clock() + left)
+            seq = here.sanctions[word, user]
+            if seq >= here.first:
+                what = here.log[seq - 1]
+                at = rfc3339(self.clock() - timedelta(seconds=self.model.now - what.at))
+                found[word] |= {"seq": seq, "sender": what.who, "timestamp": at}
+        return found
+
     @rule(who=WHO)
     def list_rooms(self, who: int) -> None:
         peer = self.peer(who)

@@ -115,6 +115,7 @@ async def attempt(chat: Participant, action: str, who: str, room: str) -> None:
         "mark_read": lambda: chat.mark_read(room, other),
         "report": lambda: chat.report(room, other, "spam"),
         "reports": lambda: chat.reports(room),
+        "bans": lambda: chat.bans(room),
         "invite": lambda: chat.invite(room, "other"),
         "kick": lambda: chat.kick(room, "other"),
         "ban": lambda: chat.ban(room, "other"),

@@ -8,6 +8,7 @@ import pytest
 
 from chatcore.commands import (
     Ban,
+    Bans,
     Command,
     Create,
     Delete,
@@ -76,6 +77,7 @@ LEGAL: list[tuple[Command, type[ChatError] | None, type[ChatError] | None]] = [
     (Unreact("den", 1, "\u2615"), Unauthenticated, None),
     (Report("den", 1, "spam"), Unauthenticated, None),
     (Reports("den"), Unauthenticated, None),
+    (Bans("den"), Unauthenticated, None),
     (History("den"), Unauthenticated, None),
     (Typing("den"), Unauthenticated, None),
     (Search("tea"), Unauthenticated, None),

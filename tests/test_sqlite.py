@@ -21,7 +21,7 @@ from chatcore.errors import OutcomeUnknown, SchemaError, StorageFull, Unavailabl
 from chatcore.events import Stored
 from chatcore.model import Draft, Limits, Room, User
 from chatcore.repository.sql import SqliteRepository
-from chatcore.testing.drafts import react
+from chatcore.testing.drafts import NOW, react
 from tests.database import refusing_commits, statements
 
 AT = datetime(2026, 11, 22, 9, 42, 13, 123_000, tzinfo=UTC)
@@ -476,6 +476,7 @@ def test_what_was_done_in_a_room_and_who_owns_it_are_found_by_an_index(
         for newest in (True, False):
             repository.events("lobby", ["member", "room"], 0, 9, 9, newest=newest)
         repository.reports("lobby", 0, 9)
+        repository.bans("lobby", "", 9, NOW)
         repository.place("lobby", "ada")
         repository.append([member("leave")])  # which needs another owner
         repository.append([say("five")])
@@ -484,6 +485,8 @@ def test_what_was_done_in_a_room_and_who_owns_it_are_found_by_an_index(
         "members USING COVERING INDEX ix_members_owners (room_id=? AND role=?)",
         "reports USING PRIMARY KEY (room_id=? AND number>?)",
         "restraints USING PRIMARY KEY (room_id=? AND user_id=?)",
+        "restraints USING COVERING INDEX ix_restraints_sanctions (room_id=?)",
+        "sanctions USING INDEX sqlite_autoindex_events_1 (room_id=? AND seq=?)",
     )
     found = dict.fromkeys(used, 0)
     with plain(path) as connection:
@@ -494,7 +497,7 @@ def test_what_was_done_in_a_room_and_who_owns_it_are_found_by_an_index(
             assert not [step for step in steps if step in {f"SCAN {name}" for name in tables}]
             for each in used:
                 found[each] += any(each in step for step in steps)
-    assert [*found.values()] == [2, 1, 1, 3]
+    assert [*found.values()] == [2, 1, 1, 3, 1, 2]
 
 
 def test_pages_look_at_nothing_but_what_they_give(repository: SqliteRepository, path: Path) -> None:

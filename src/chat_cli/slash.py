@@ -13,7 +13,7 @@ from chat_cli.lines import line as shown
 from chat_cli.lines import moment
 from chat_transports.client import Client
 from chatcore.errors import ChatError
-from chatcore.events import Delete, Durable, Edit, Member, Message, Reaction, SendReply
+from chatcore.events import Delete, Durable, Edit, Member, Message, Reaction, Sanction, SendReply
 
 USAGE = (
     ("/reply NAME TEXT", "answer NAME's last message here"),
@@ -33,6 +33,7 @@ USAGE = (
     ("/mute NAME [MINUTES] [REASON]", "let somebody read and not write"),
     ("/unmute NAME", "let somebody write again"),
     ("/role NAME ROLE", "make somebody owner, moderator, member or reader"),
+    ("/bans", "who is banned or muted"),
     ("/report NAME REASON", "tell the moderators of NAME's last message"),
     ("/reports", "what the moderators were told"),
     ("/log [N]", "the newest N things that were done here"),
@@ -149,6 +150,8 @@ class Slash:
                 self._say("[System] The moderators are told")
             case ("/reports",):
                 await self._reports(room)
+            case ("/bans",):
+                await self._bans(room)
             case ("/log",):
                 await self._log(room, 20)
             case ("/log", number) if _is_number(number) and int(number):
@@ -191,6 +194,19 @@ class Slash:
         if not after:
             self._say("[System] Nothing was reported here")
 
+    async def _bans(self, room: str) -> None:
+        after, complete = None, False
+        while not complete:
+            page = await self._chat.bans(room, after=after)
+            for each in page.bans:
+                after = each.username
+                for held, what in ((each.ban, "banned"), (each.mute, "muted")):
+                    if held is not None:
+                        self._say(f"{each.username} is {what}{_how(held)}")
+            complete = page.complete or not page.bans
+        if after is None:
+            self._say("[System] Nobody is banned or muted here")
+
     async def _log(self, room: str, number: int) -> None:
         page = await self._chat.history(room, types=["member", "room", "delete"], limit=number)
         for event in page.events:
@@ -214,6 +230,12 @@ def _came_or_went(event: Durable) -> str:
     if isinstance(event, Member):
         return f"{event.username} {verb.get(event.action, event.action)}"
     return event.sender
+
+
+def _how(held: Sanction) -> str:
+    by = f" by {held.sender}" if held.sender is not None else ""
+    until = f" until {moment(held.until)}" if held.until is not None else ""
+    return by + until + (f": {held.reason}" if held.reason else "")
 
 
 def _is_number(text: str) -> bool:

@@ -95,6 +95,7 @@ _REPEATABLE = (
     | commands.MarkRead
     | commands.Report
     | commands.Reports
+    | commands.Bans
     | commands.Ping
 )
 """Commands that do no harm the second time: they have a txn_id, or change nothing twice."""

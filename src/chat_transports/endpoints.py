@@ -104,6 +104,7 @@ _TABLE: tuple[tuple[str, str, type[Asked], str], ...] = (
     ("PATCH", _MEMBER, commands.SetRole, "Give a member another role"),
     ("DELETE", _MEMBER, commands.Kick, "End somebody's membership, or their invitation"),
     ("PUT", _ROOM + "/invitations/{username}", commands.Invite, "Let somebody join a room"),
+    ("GET", _ROOM + "/bans", commands.Bans, "List who is banned or muted, by username"),
     ("PUT", _BAN, commands.Ban, "Keep somebody out of a room"),
     ("DELETE", _BAN, commands.Unban, "Let somebody join or be invited again"),
     ("PUT", _MUTE, commands.Mute, "Let somebody read and not write"),

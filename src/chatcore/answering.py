@@ -48,6 +48,8 @@ async def answer(
             return events.ReportReply()
         case commands.Reports(room, after, limit):
             return await chat.reports(user, room, after=after, limit=limit)
+        case commands.Bans(room, after, limit):
+            return await chat.bans(user, room, after=after, limit=limit)
         case commands.Who(room):
             return await chat.who(user, room)
         case commands.Typing(room):

@@ -28,6 +28,7 @@ from chatcore.errors import (
 )
 from chatcore.events import (
     Acknowledged,
+    BansReply,
     Close,
     DeleteReply,
     Duplicate,
@@ -685,6 +686,22 @@ class Chat(Accounts, Moderation):
             await still_may()
         return ReportsReply(listed[:limit], complete=len(listed) <= limit)
 
+    async def bans(
+        self, user: User, room: str, *, after: str | None = None, limit: int | None = None
+    ) -> BansReply:
+        """List who is banned or muted in a room now, by username.
+
+        With who did it, when and why, as far as the room's log has that still.
+        Raises NotFound, NotMember, Forbidden.
+        """
+        command = commands.Bans(room, after, limit)
+        limit = self._pages.clamp(limit)
+        async with self._reading(user, command, "bans") as (found, _, still_may):
+            page = (found.name, after or "", limit + 1, self._now())
+            listed = await self._read(self._repository.bans, *page)
+            await still_may()
+        return BansReply(listed[:limit], complete=len(listed) <= limit)
+
     # People.
 
     async def typing(self, user: User, room: str) -> None:
@@ -803,7 +820,11 @@ class Chat(Accounts, Moderation):
     async def _reading(
         self,
         user: User,
-        command: commands.History | commands.Who | commands.Members | commands.Reports,
+        command: commands.History
+        | commands.Who
+        | commands.Members
+        | commands.Reports
+        | commands.Bans,
         action: str = "read",
     ) -> AsyncIterator[tuple[Room, Feed, Callable[[], Awaitable[None]]]]:
         """Hold the feed of a room that a user may read, and give what looks whether they still may.

@@ -307,6 +307,15 @@ class Reports:
 
 
 @frozen
+class Bans:
+    """List who is banned or muted."""
+
+    room: str
+    after: str | None = None
+    limit: int | None = field(default=None, validator=_positive)
+
+
+@frozen
 class History:
     room: str
     before: int | None = field(default=None, validator=_natural)
@@ -387,6 +396,7 @@ Plain: TypeAlias = (
     | MarkRead
     | Report
     | Reports
+    | Bans
 )
 """Of a user, through whatever door they come."""
 

@@ -17,11 +17,13 @@ from attrs import asdict, field, frozen
 from chatcore.errors import ChatError
 from chatcore.model import (
     CHANGEABLE,
+    FOREVER,
     Draft,
     Limits,
     Listed,
     Membership,
     RequestId,
+    Restraint,
     Room,
     User,
 )
@@ -541,6 +543,50 @@ class ReportsReply:
 
 
 @frozen
+class Sanction:
+    """A ban or a mute that holds; but for its end, as far as the log still has what gave it."""
+
+    until: datetime | None = None
+    """None where it has no end."""
+    seq: int | None = None
+    sender: str | None = None
+    """Who gave it."""
+    timestamp: datetime | None = None
+    reason: str | None = None
+
+
+@frozen
+class BanItem:
+    username: str
+    ban: Sanction | None = None
+    mute: Sanction | None = None
+
+    @classmethod
+    def of(
+        cls, username: str, restraint: Restraint, told: Iterable[Durable], now: datetime
+    ) -> Self:
+        """Say what holds somebody back now; `told` has what banned and muted them, if it can."""
+        events = {event.seq: event for event in told}
+
+        def sanction(end: datetime | None, seq: int | None) -> Sanction | None:
+            if end is None or end <= now:
+                return None
+            event, until = events.get(seq or 0), None if end == FOREVER else end
+            if not isinstance(event, Member):
+                return Sanction(until)
+            return Sanction(until, event.seq, event.sender, event.timestamp, event.reason)
+
+        ban, mute = restraint.ban, restraint.mute
+        return cls(username, sanction(restraint.banned, ban), sanction(restraint.muted, mute))
+
+
+@frozen
+class BansReply:
+    bans: Sequence[BanItem]
+    complete: bool
+
+
+@frozen
 class HistoryReply:
     messages: Sequence[Message]
     epoch: str
@@ -632,6 +678,7 @@ Reply: TypeAlias = (
     | MarkReadReply
     | ReportReply
     | ReportsReply
+    | BansReply
     | HistoryReply
     | TypingReply
     | SearchReply

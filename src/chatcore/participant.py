@@ -13,6 +13,7 @@ from chatcore import commands
 from chatcore.commands import Command, Since
 from chatcore.events import (
     BanReply,
+    BansReply,
     CreateReply,
     DeleteReply,
     DirectReply,
@@ -301,6 +302,12 @@ class Participant(ABC):
     ) -> ReportsReply:
         """List what a room's moderators were told of, by number."""
         return await self._ask(commands.Reports(room, after, limit), ReportsReply)
+
+    async def bans(
+        self, room: str, *, after: str | None = None, limit: int | None = None
+    ) -> BansReply:
+        """List who is banned or muted in a room now, by username."""
+        return await self._ask(commands.Bans(room, after, limit), BansReply)
 
     async def typing(self, room: str) -> None:
         """Tell the others that one is writing something; every three seconds will do.

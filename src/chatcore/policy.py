@@ -51,6 +51,7 @@ MAY = _table("""
     mark_read   yes       yes        yes        yes        not_member  not_member  banned  not_found
     report      yes       yes        yes        yes        not_member  not_member  banned  not_found
     reports     yes       yes        forbidden  forbidden  not_member  not_member  banned  not_found
+    bans        yes       yes        forbidden  forbidden  not_member  not_member  banned  not_found
     invite      yes       yes        forbidden  forbidden  not_member  not_member  banned  not_found
     kick        yes       yes        forbidden  forbidden  not_member  not_member  banned  not_found
     ban         yes       yes        forbidden  forbidden  not_member  not_member  banned  not_found

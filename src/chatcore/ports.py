@@ -14,6 +14,7 @@ from typing import Protocol, TypeAlias, TypeGuard, runtime_checkable
 from chatcore.commands import Command, Request
 from chatcore.errors import ChatError
 from chatcore.events import (
+    BanItem,
     Bye,
     Duplicate,
     Durable,
@@ -237,6 +238,12 @@ class Repository(Protocol):
 
     def reports(self, room: str, after: int, limit: int) -> Sequence[ReportItem]:
         """Return at most `limit` reports, by number, above `after`."""
+
+    def bans(self, room: str, after: str, limit: int, now: datetime) -> Sequence[BanItem]:
+        """Return at most `limit` of those who are banned or muted now, by username, above `after`.
+
+        With what did it, as far as the log has it still.
+        """
 
     # Accounts.
 

@@ -6,7 +6,7 @@ import threading
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from itertools import takewhile
+from itertools import islice, takewhile
 from operator import itemgetter
 from typing import Any
 
@@ -15,6 +15,7 @@ from attrs import asdict, define, evolve, field
 from chatcore import folding
 from chatcore.events import (
     DURABLE,
+    BanItem,
     Delete,
     Duplicate,
     Durable,
@@ -576,6 +577,16 @@ class MemoryRepository:
         with self._lock:
             found = [each for each in self._logs[room].reports.values() if each.number > after]
             return found[:limit]
+
+    def bans(self, room: str, after: str, limit: int, now: datetime) -> Sequence[BanItem]:
+        with self._lock:
+            log = self._logs[room]
+            held = (
+                BanItem.of(name, restraint, log.sanctions(name), now)
+                for name, restraint in sorted(log.restraints.items())
+                if name > after
+            )
+            return [*islice((each for each in held if each.ban or each.mute), limit)]
 
     # Accounts.
 

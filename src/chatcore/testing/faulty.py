@@ -13,6 +13,7 @@ from attrs import field, frozen
 
 from chatcore.errors import OutcomeUnknown, StorageFull, Unavailable
 from chatcore.events import (
+    BanItem,
     Durable,
     Edit,
     Found,
@@ -271,6 +272,9 @@ class FaultyRepository:
 
     def reports(self, room: str, after: int, limit: int) -> Sequence[ReportItem]:
         return self._do(self.inside.reports, room, after, limit)
+
+    def bans(self, room: str, after: str, limit: int, now: datetime) -> Sequence[BanItem]:
+        return self._do(self.inside.bans, room, after, limit, now)
 
     def add_user(self, user: User, password_hash: str | None) -> bool:
         return self._do(self.inside.add_user, user, password_hash)

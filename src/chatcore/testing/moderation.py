@@ -18,7 +18,16 @@ from chatcore.errors import (
     RateLimited,
     TxnConflict,
 )
-from chatcore.events import Duplicate, Member, ReportItem, RoomChanged, Stands, Stored
+from chatcore.events import (
+    BanItem,
+    Duplicate,
+    Member,
+    ReportItem,
+    RoomChanged,
+    Sanction,
+    Stands,
+    Stored,
+)
 from chatcore.model import FOREVER, Draft, Limits, Listed, Restraint, Room, User, rfc3339
 from chatcore.names import direct_room
 from chatcore.ports import Outcome, Repository
@@ -53,7 +62,7 @@ def _the_table(repository: Repository) -> None:
     for name in (*people, "other", "last"):
         repository.add_user(User(name, name), None)
     for action, cells in policy.MAY.items():
-        if action in ("read", "audit", "mark_read", "typing", "report", "reports"):
+        if action in ("read", "audit", "mark_read", "typing", "report", "reports", "bans"):
             continue  # which the chat asks for
         for who in people:
             room = Room(f"{action}-{who}", epoch="e")
@@ -622,6 +631,56 @@ def _reports(repository: Repository) -> None:
     assert repository.reports("secret", 0, 9) == [ReportItem(1, 2, "cyd", "elsewhere", NOW)]
 
 
+def _who_is_held_back(repository: Repository) -> None:
+    """Who is banned or muted now, in pages, with what did it as long as the log has that."""
+    for name in ("dee", "eve", "fay"):
+        repository.add_user(User(name, name), None)
+    later = NOW + timedelta(seconds=61)
+    repository.append(
+        [
+            member("ada", "join", role="owner"),
+            update("ada", slow_mode=5, retention_days=1),
+            member("cyd", "join"),
+            say("cyd", "four"),  # who is in slow mode, and not held back
+            upon("ada", "ban", "fay", until=_soon(60)),
+            upon("ada", "mute", "eve", reason="loud"),
+            upon("ada", "ban", "eve", until=_soon(90), reason="spam"),
+            upon("ada", "ban", "bob"),
+            upon("ada", "mute", "dee", until=_soon(60)),
+            upon("ada", "mute", "dee", until=_soon(90), timestamp=later),
+            member("ada", "join", SECRET, creates=True, role="owner"),
+            upon("ada", "ban", "cyd", SECRET),
+            upon("ada", "ban", "dee", SECRET),
+            upon("ada", "unban", "dee", SECRET),
+        ]
+    )
+    end = NOW + timedelta(seconds=90)
+    bob = BanItem("bob", Sanction(None, 8, "ada", NOW))
+    dee = BanItem("dee", None, Sanction(end, 10, "ada", later))
+    muted = Sanction(None, 6, "ada", NOW, "loud")
+    eve = BanItem("eve", Sanction(end, 7, "ada", NOW, "spam"), muted)
+    fay = BanItem("fay", Sanction(NOW + timedelta(seconds=60), 5, "ada", NOW))
+    assert repository.bans("lobby", "", 9, NOW) == [bob, dee, eve, fay]
+    assert repository.bans("lobby", "", 3, NOW) == [bob, dee, eve]
+    assert repository.bans("lobby", "eve", 3, NOW) == [fay]
+    assert repository.bans("lobby", "", 3, later) == [bob, dee, eve], "fay may come back"
+    assert repository.bans("lobby", "bob", 3, end) == [BanItem("eve", None, muted)]
+    assert repository.bans("secret", "", 9, NOW) == [
+        BanItem("cyd", Sanction(None, 2, "ada", NOW)),
+    ]
+    repository.append([upon("ada", "ban", "bob", timestamp=later, reason="rude")])
+    repository.expire("lobby", 10, later + timedelta(days=1))
+    assert repository.bans("lobby", "", 9, NOW) == [
+        BanItem("bob", Sanction(None, 11, "ada", later, "rude")),
+        dee,
+        BanItem("eve", Sanction(end), Sanction()),
+        BanItem("fay", Sanction(NOW + timedelta(seconds=60))),
+    ], "the ban outlives its event"
+    repository.close_account("eve", "keep")
+    repository.lift_restraints("eve")
+    assert [each.username for each in repository.bans("lobby", "", 9, NOW)] == ["bob", "dee", "fay"]
+
+
 def _who_is_disabled(repository: Repository) -> None:
     """They are given nothing more; what takes something from them works as ever."""
     repository.append(
@@ -767,6 +826,7 @@ MODERATION: Sequence[Callable[[Repository], None]] = (
     _slow_mode,
     _audit,
     _reports,
+    _who_is_held_back,
     _who_is_disabled,
     _who_is_deleted,
     _what_a_host_does,

@@ -20,6 +20,7 @@ from attrs import asdict
 from chatcore.errors import OutcomeUnknown
 from chatcore.events import (
     DURABLE,
+    BanItem,
     Duplicate,
     Durable,
     Edit,
@@ -443,6 +444,20 @@ class SqlRepository(Retention):
         return [
             ReportItem(number, seq, whose, reason, moment(at))
             for number, seq, whose, reason, at in sorted(found)
+        ]
+
+    def bans(self, room: str, after: str, limit: int, now: datetime) -> Sequence[BanItem]:
+        page = {"room": room, "after": after, "limit": limit, "now": milliseconds(now)}
+        with self._dialect.reading() as connection:
+            found = connection.taken(self._sql.bans, page)
+        return [
+            BanItem.of(
+                name,
+                _restraint([banned, muted, None, ban, mute, False]),
+                events_of(room, told),
+                now,
+            )
+            for name, banned, muted, ban, mute, told in sorted(found)
         ]
 
     # Accounts.

@@ -174,6 +174,18 @@ restraints = sa.Table(
     sa.Column("reader", sa.Boolean, nullable=False),
     sa.Column("ban", sa.BigInteger),
     sa.Column("mute", sa.BigInteger),
+    # Most rows are of who has spoken in slow mode, and no more.  It has all that a list of the
+    # others asks for, or SQLite would rather look through the table.
+    sa.Index(
+        "ix_restraints_sanctions",
+        "room_id",
+        "user_id",
+        "banned",
+        "muted",
+        "ban",
+        "mute",
+        sqlite_where=sa.text("banned IS NOT NULL OR muted IS NOT NULL"),
+    ),
     sqlite_with_rowid=False,
 )
 """Apart from the members, for they outlive a membership.

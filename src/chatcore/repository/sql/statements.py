@@ -192,7 +192,7 @@ class Statements:
         )
         row = given("room", "username", by="sanctioned")
         load_sanctions = taken(
-            sa.select(row.c.room, _sanctions(dialect))
+            sa.select(row.c.room, _sanctions(dialect, restraints))
             .join_from(row, rooms, rooms.c.name == row.c.room)
             .join(users, users.c.username == row.c.username)
             .join(
@@ -585,7 +585,7 @@ class Statements:
         )
 
     def _build_reports(self, dialect: Dialect) -> None:
-        """Reports."""
+        """Reports, and who is banned or muted."""
         given, taken = dialect.given, dialect.taken
         row = given("room", "seq", "username", "reason", "timestamp")
         newest_report = (
@@ -619,6 +619,25 @@ class Statements:
             .order_by(reports.c.number)
             .limit(param("limit"))
         )
+        sanctions = ("banned", "muted", "ban", "mute")
+        held = (
+            sa.select(
+                users.c.username, restraints.c.room_id, *(restraints.c[name] for name in sanctions)
+            )
+            .join_from(restraints, users, users.c.id == restraints.c.user_id)
+            .where(
+                restraints.c.room_id == _ROOM_ID,
+                # As the index of these has it.
+                sa.text("(restraints.banned IS NOT NULL OR restraints.muted IS NOT NULL)"),
+                sa.or_(restraints.c.banned > param("now"), restraints.c.muted > param("now")),
+                users.c.username > param("after"),
+            )
+            .order_by(users.c.username)
+            .limit(param("limit"))
+            .subquery("held")
+        )
+        shown = [held.c[name] for name in ("username", *sanctions)]
+        self.bans = taken(sa.select(*shown, _sanctions(dialect, held)))
 
     def _build_accounts(self, dialect: Dialect) -> None:
         """Accounts and their tokens."""
@@ -795,14 +814,13 @@ def _event_rows(log: Any) -> sa.Select[Any]:  # the events, under whatever name
     ).join_from(log, users, users.c.id == log.c.sender_id)
 
 
-def _sanctions(dialect: Dialect) -> sa.ColumnElement[Any]:
-    """Select what has banned and muted each of `restraints`, as far as the log has it."""
+def _sanctions(dialect: Dialect, held: sa.FromClause) -> sa.ColumnElement[Any]:
+    """Select what has banned and muted each of these restraints, as far as the log has it."""
     log = events.alias("sanctions")
     told = _event_rows(log).where(
-        log.c.room_id == restraints.c.room_id,
-        log.c.seq.in_([restraints.c.ban, restraints.c.mute]),
+        log.c.room_id == held.c.room_id, log.c.seq.in_([held.c.ban, held.c.mute])
     )
-    return dialect.listed(told.correlate(restraints)).label("told")
+    return dialect.listed(told.correlate(held)).label("told")
 
 
 def _delete(table: sa.Table, row: sa.Subquery) -> sa.Delete:

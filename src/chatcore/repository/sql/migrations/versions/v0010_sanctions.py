@@ -1,4 +1,4 @@
-"""By which event somebody was banned or muted."""
+"""Who is banned or muted in a room, by an index, and by which event."""
 
 from __future__ import annotations
 
@@ -26,8 +26,15 @@ def upgrade() -> None:
             AND restraints.{until} IS NOT NULL
             """
         )
+    op.create_index(
+        "ix_restraints_sanctions",
+        "restraints",
+        ["room_id", "user_id", "banned", "muted", "ban", "mute"],
+        sqlite_where=sa.text("banned IS NOT NULL OR muted IS NOT NULL"),
+    )
 
 
 def downgrade() -> None:
+    op.drop_index("ix_restraints_sanctions", "restraints")
     for column in ("mute", "ban"):
         op.drop_column("restraints", column)

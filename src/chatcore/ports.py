@@ -233,7 +233,7 @@ class Repository(Protocol):
     def report(self, room: str, seq: int, username: str, reason: str, now: datetime) -> bool:
         """Store what a user has to say of a message, once; False where there is no such message.
 
-        Or where it was deleted.
+        Or where it was deleted, or the user is not active.
         """
 
     def reports(self, room: str, after: int, limit: int) -> Sequence[ReportItem]:

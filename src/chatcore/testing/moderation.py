@@ -689,6 +689,7 @@ def _who_is_disabled(repository: Repository) -> None:
             member("bob", "join"),
             member("ada", "join", SECRET, creates=True, role="owner"),
             upon("ada", "role", "bob", role="moderator"),
+            say("ada", "four"),
         ]
     )
     pair = Room(PAIR, "direct", epoch="p")
@@ -707,7 +708,9 @@ def _who_is_disabled(repository: Repository) -> None:
         )
     ) == [*["forbidden"] * 3, *["yes"] * 4]
     assert repository.room(PAIR) is None
-    assert repository.report("lobby", 2, "bob", "spam", NOW) is False
+    for name in ("bob", "nobody"):
+        assert not repository.report("lobby", 4, name, "spam", NOW)
+    assert repository.reports("lobby", 0, 9) == []
 
 
 def _who_is_deleted(repository: Repository) -> None:
@@ -718,11 +721,15 @@ def _who_is_deleted(repository: Repository) -> None:
             member("bob", "join"),
             upon("ada", "ban", "cyd"),
             upon("ada", "mute", "cyd"),
+            say("ada", "five"),
         ]
     )
     pair = Room(PAIR, "direct", epoch="p")
+    assert repository.report("lobby", 5, "bob", "rude", NOW)
     for name in ("bob", "cyd"):
         repository.close_account(name, "keep")
+        assert not repository.report("lobby", 5, name, "spam", NOW)
+    assert [each.username for each in repository.reports("lobby", 0, 9)] == ["bob"]
     all_upon = [
         *(upon("ada", action, "bob") for action in ("kick", "ban", "mute", "unban", "unmute")),
         *(upon("ada", action, "cyd") for action in ("ban", "mute", "unban", "unmute", "invite")),

@@ -430,7 +430,10 @@ class SqlRepository(Retention):
     def report(self, room: str, seq: int, username: str, reason: str, now: datetime) -> bool:
         with self._dialect.writing() as connection:
             found = connection.taken(self._sql.load_target, _given([[room, seq]], "targets"))
-            if not found or found[0][3] is not None:
+            account = self._user(connection, username)
+            if not found or found[0][3] is not None or account is None:
+                return False
+            if account.status != "active":
                 return False
             report = [room, seq, username, reason, milliseconds(now)]
             connection.execute(self._sql.add_report, _given([report]))

@@ -604,7 +604,7 @@ class Statements:
                 row.c.timestamp,
             )
             .join_from(row, rooms, rooms.c.name == row.c.room)
-            .join(users, sa.and_(users.c.username == row.c.username, users.c.status == "active")),
+            .join(users, users.c.username == row.c.username),
         )
         self.reports = taken(
             sa.select(

@@ -298,6 +298,27 @@ async def test_a_bot_is_told_from_a_person(chat: Chat) -> None:
     assert await chat.change_profile(ada, bot=True) == User("ada", "ada", bot=True)
 
 
+async def test_who_is_deleted_meanwhile_gets_no_name_again() -> None:
+    class Late(MemoryRepository):
+        def set_profile(self, user: User) -> bool:
+            self.close_account(user.username, "keep")
+            return super().set_profile(user)
+
+    repository = Late()
+    async with Chat(repository, bcrypt_cost=4) as chat:
+        ada, _ = [await chat.register(name, PASSWORD) for name in ("ada", "bob")]
+        await chat.join(ada, "lobby")
+        async with logged_in(chat, "bob") as peer:
+            await peer.do("join", room="lobby")
+            with pytest.raises(Forbidden, match="This account was deleted"):
+                await chat.change_profile(ada, display_name="Ada L.")
+            await peer.do("ping")
+            assert [each for each in peer.events if each["event"] == "profile"] == []
+        account = repository.user("ada")
+        assert account is not None
+        assert account.user.display_name == TOMBSTONE
+
+
 async def test_a_policy_may_refuse_both() -> None:
     class Fixed:
         def check(self, actor: User, command: Command, room: Room | None) -> None:

@@ -276,7 +276,7 @@ class Accounts(ABC):
         """Give a user another display name, or say whether it is a bot; return what they are now.
 
         The user's own connections are told of the name, and who listens to a room that they
-        are a member of.  Raises Invalid, RateLimited.
+        are a member of.  Raises Invalid, NotFound, Forbidden, RateLimited.
         """
         if display_name is not None:
             self._policy.check(user, commands.Profile(display_name), None)
@@ -289,7 +289,8 @@ class Accounts(ABC):
             bot=before.bot if bot is None else bot,
         )
         if after != before:
-            await self._journal.write(self._repository.set_profile, after)
+            if not await self._journal.write(self._repository.set_profile, after):
+                raise Forbidden(_INACTIVE["deleted"])  # since it was looked up
             self.roster.rename(after)
         if after.display_name != before.display_name:
             event = ProfileChanged(after.username, after.display_name)

@@ -261,8 +261,11 @@ class Repository(Protocol):
         With `revoke` the same transaction revokes all of the user's tokens but `keep`.
         """
 
-    def set_profile(self, user: User) -> None:
-        """Give a user another display name, and say whether it is a bot; not a deleted one."""
+    def set_profile(self, user: User) -> bool:
+        """Give a user another display name, and say whether it is a bot.
+
+        False for one who is not there, or was deleted.
+        """
 
     def user(self, username: str) -> Account | None: ...
 

@@ -607,9 +607,9 @@ class MemoryRepository:
             if changed and revoke:
                 self._revoke(username, keep)
 
-    def set_profile(self, user: User) -> None:
+    def set_profile(self, user: User) -> bool:
         with self._lock:
-            self._change(user.username, {"active", "disabled"}, user=user)
+            return self._change(user.username, {"active", "disabled"}, user=user)
 
     def _change(self, username: str, of: Collection[str], **changes: Any) -> bool:
         """Change an account, where there is one of these statuses."""

@@ -242,9 +242,9 @@ def _accounts(repository: Repository) -> None:
     robot = User("robot", "R2", bot=True)
     assert repository.add_user(robot, None)
     assert repository.user("robot") == Account(user=robot, password_hash=None)
-    repository.set_profile(User("robot", "C3 \u2603"))
-    repository.set_profile(User("host", "A host's", bot=True))
-    repository.set_profile(User("nobody", "of no use"))
+    assert repository.set_profile(User("robot", "C3 \u2603"))
+    assert repository.set_profile(User("host", "A host's", bot=True))
+    assert not repository.set_profile(User("nobody", "of no use"))
     assert repository.user("robot") == Account(user=User("robot", "C3 \u2603"), password_hash=None)
     repository.append([member("host", "join"), member("robot", "join")])
     listed = [(m.display_name, m.bot) for m in repository.members("lobby", "", 9)]
@@ -383,7 +383,7 @@ def _an_accounts_end(repository: Repository) -> None:
     assert not repository.enable("ada")
     assert not repository.disable("ada")
     repository.set_password("ada", "back again")
-    repository.set_profile(User("ada", "Ada"))
+    assert not repository.set_profile(User("ada", "Ada"))
     assert not repository.add_user(User("ada", "Another"), "x"), "the name stays taken"
 
     outcomes = repository.append(

@@ -284,8 +284,8 @@ class FaultyRepository:
     ) -> None:
         self._do(self.inside.set_password, username, password_hash, revoke=revoke, keep=keep)
 
-    def set_profile(self, user: User) -> None:
-        self._do(self.inside.set_profile, user)
+    def set_profile(self, user: User) -> bool:
+        return self._do(self.inside.set_profile, user)
 
     def user(self, username: str) -> Account | None:
         return self._do(self.inside.user, username)

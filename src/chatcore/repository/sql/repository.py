@@ -492,9 +492,9 @@ class SqlRepository(Retention):
                 connection.execute(sql.remove_other_tokens, kept)
             connection.commit()
 
-    def set_profile(self, user: User) -> None:
+    def set_profile(self, user: User) -> bool:
         changed = {"display_name": user.display_name, "bot": user.bot}
-        self._write(self._sql.set_profile, {"whose": user.username, **changed})
+        return self._write(self._sql.set_profile, {"whose": user.username, **changed}) > 0
 
     def user(self, username: str) -> Account | None:
         with self._dialect.reading() as connection:

@@ -22,6 +22,8 @@ from websockets.asyncio.client import ClientConnection
 from chat_transports.server import cli
 from chatcore.errors import LinkClosed
 from chatcore.testing import PATIENCE, Record, Transcript, check_history, read_logs
+from tests import warm
+from tests.warm import Forked
 
 CHAT_SERVE = [sys.executable, "-c", "from chat_transports.server import main; main()"]
 PASSWORD = "correct horse"
@@ -31,7 +33,7 @@ PASSWORD = "correct horse"
 class ServerProcess:
     """A real chat-serve, on free ports."""
 
-    process: asyncio.subprocess.Process
+    process: asyncio.subprocess.Process | Forked
     log: list[str] = field(factory=list)
     urls: dict[str, str] = field(factory=dict)
     _reading: asyncio.Task[None] | None = None
@@ -87,14 +89,21 @@ async def start_server(
     if isinstance(database, Path):
         database = f"sqlite:///{database}"
     doors = [part for transport in transports for part in ("--transport", transport)]
-    process = await asyncio.create_subprocess_exec(
-        *under,
-        *([sys.executable, "-c", script] if script else CHAT_SERVE),
+    arguments = [
         *doors,
         *("--port", "0", "--tcp-port", "0", "--bcrypt-cost", "4", "--database", database),
         *options,
-        stderr=asyncio.subprocess.PIPE,
-    )
+    ]
+    process: asyncio.subprocess.Process | Forked
+    if script or under:
+        process = await asyncio.create_subprocess_exec(
+            *under,
+            *([sys.executable, "-c", script] if script else CHAT_SERVE),
+            *arguments,
+            stderr=asyncio.subprocess.PIPE,
+        )
+    else:
+        process = await warm.chat_serve(arguments)
     server = ServerProcess(process)
     try:
         await server.ready(transports)

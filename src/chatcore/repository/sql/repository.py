@@ -64,7 +64,7 @@ class SqlRepository(Retention):
 
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
-        self._sql = Statements(dialect)
+        self._sql = Statements.of(dialect)
         self._unread = False
         """Whether others have written what `foreign_heads` could not read yet."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import sqlite3
@@ -77,7 +78,7 @@ class SqliteRepository(SqlRepository):
         self._data_version: tuple[int, int] | None = None
         self._writer = _engine(self._path, busy_seconds, 1)
         self._reader = _engine(self._path, busy_seconds, READERS)
-        self._spelling = Spelling(sqlite.dialect(paramstyle="named"))
+        self._spelling = _spelling()
         self._visitor = sa.create_engine("sqlite://", creator=self._visit, poolclass=NullPool)
         super().__init__(self)
 
@@ -408,6 +409,12 @@ class SqliteRepository(SqlRepository):
     def insert_new(self, table: sa.Table, source: sa.Select[Any]) -> sa.Insert:
         columns = [column.name for column in source.selected_columns]
         return insert(table).from_select(columns, source.where(sa.true())).on_conflict_do_nothing()
+
+
+@functools.cache
+def _spelling() -> Spelling:
+    """Return what all repositories share, as they do the statements."""
+    return Spelling(sqlite.dialect(paramstyle="named"))
 
 
 def beside(path: Path) -> list[Path]:

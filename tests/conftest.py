@@ -18,8 +18,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--cycles",
         type=int,
-        default=12,
-        help="how many times a campaign kills the server (12; the figures in the docs need 100)",
+        default=8,
+        help="how many times a campaign kills the server (8; the figures in the docs need 100)",
     )
     parser.addoption(
         "--cuts",

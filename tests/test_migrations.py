@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -18,14 +18,25 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from chatcore.errors import SchemaError
+from chatcore import auth
+from chatcore.chat import Chat
+from chatcore.errors import NotFound, SchemaError
 from chatcore.events import Duplicate, Stored
-from chatcore.model import Draft, Room, User
+from chatcore.model import Draft, Limits, Room, User
 from chatcore.query import parse
 from chatcore.repository.sql import SqliteRepository
-from chatcore.repository.sql.migrate import NEWEST, VERSION_TABLE, downgrade, migrate, upgrade
+from chatcore.repository.sql.migrate import (
+    NEWEST,
+    VERSION_TABLE,
+    VERSIONS,
+    downgrade,
+    migrate,
+    upgrade,
+)
 from chatcore.repository.sql.schema import metadata
-from chatcore.testing.drafts import LOBBY, NOW, all_stored, member, react, say, upon
+from chatcore.testing import FakeClock
+from chatcore.testing.drafts import LOBBY, NOW, THUMB, all_stored, member, react, say, upon
+from chatcore.testing.retention import expire
 from tests.database import refusing_commits
 
 
@@ -501,3 +512,239 @@ def test_a_room_goes_back_without_its_retention(tmp_path: Path) -> None:
         repository.open()
         assert repository.head("den", 9)[:2] == (3, 3)
         assert repository.room("den") == Room("den", topic="Tea")
+
+
+# All the way, with all that there is.
+
+
+PASSWORD = "correct horse"
+TOKEN = "cc_" + "a" * 43
+LIMITS = Limits(messages=None, attempts=None, changes=None)
+
+
+@contextlib.contextmanager
+def stepping(path: Path) -> Iterator[sa.Connection]:
+    """One step; afterwards SQLite has nothing to say against the file."""
+    engine = sa.create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        connection.exec_driver_sql("PRAGMA foreign_keys = ON")
+        yield connection
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA foreign_key_check").all() == []
+        assert connection.exec_driver_sql("PRAGMA integrity_check").all() == [("ok",)]
+    engine.dispose()
+
+
+def climb(path: Path) -> None:
+    """Go up from the first schema, each step by itself; what comes out is what a new file has."""
+    for step in VERSIONS[1:]:
+        with stepping(path) as connection:
+            upgrade(connection, step)
+    with stepping(path) as connection:
+        climbed = things(connection)
+    engine = sa.create_engine("sqlite://")
+    with engine.connect() as fresh:
+        migrate(fresh, "test.db")
+        assert things(fresh) == climbed
+    engine.dispose()
+
+
+def of_the_first_schema(path: Path) -> dict[str, list[tuple[object, ...]]]:
+    """What every schema can hold and no step may change, whichever of them the file has."""
+    return {
+        query: rows(path, query)
+        for query in (
+            "SELECT id, username, skeleton, created FROM users ORDER BY id",
+            "SELECT * FROM tokens ORDER BY digest",
+            "SELECT id, name, skeleton, kind, title, topic, epoch, first, head, messages"
+            " FROM rooms ORDER BY id",
+            "SELECT id, room_id, seq, sender_id, timestamp, messages, draft FROM events ORDER BY 1",
+            "SELECT * FROM members WHERE role <> 'invited' ORDER BY 1, 2",
+            "SELECT * FROM txns ORDER BY 1, 2, 3",
+            "SELECT * FROM messages WHERE content <> '' ORDER BY id",
+        )
+    }
+
+
+async def test_what_the_first_schema_held_is_there_in_the_newest(tmp_path: Path) -> None:
+    path, epoch = tmp_path / "chat.db", datetime(1970, 1, 1, tzinfo=UTC)
+    with stepping(path) as connection:
+        upgrade(connection, "0001")
+    with contextlib.closing(sqlite3.connect(path)) as plain:
+        plain.executescript(FIRST)
+        hashes = [(auth.hashed(PASSWORD, 4), name) for name in ("ada", "bob")]
+        plain.executemany("UPDATE users SET password_hash = ? WHERE username = ?", hashes)
+        plain.execute("INSERT INTO tokens VALUES (?, 2, 9000000000000)", [auth.digest(TOKEN)])
+        plain.executescript(
+            """
+            INSERT INTO users VALUES (3, 'cyd', NULL, 'Cyd', 'cyd', 5);
+            INSERT INTO txns VALUES (1, 1, 'laptop:1', 3, 3000, 3531652881177065246);
+            INSERT INTO rooms VALUES (2, 'den', 'den', 'private', 'Den', 'Tea', 'e2', 1, 3, 1);
+            INSERT INTO events VALUES
+              (5, 2, 1, 'member', 2, 5000, 0, 15,
+               '{"username":"bob","action":"join","role":"owner"}'),
+              (6, 2, 2, 'message', 2, 6000, 1, 16, '{"content":"alone"}'),
+              (7, 2, 3, 'member', 3, 7000, 1, 17, '{"username":"cyd","action":"leave"}');
+            INSERT INTO members VALUES (2, 2, 'owner', 3, 1);
+            """
+        )
+    before = of_the_first_schema(path)
+    climb(path)
+    assert before == of_the_first_schema(path)
+
+    clock = FakeClock(datetime(2026, 1, 1, tzinfo=UTC))
+    async with Chat(SqliteRepository(path, check="always"), clock=clock) as chat:
+        ada = await chat.login("ada", PASSWORD)
+        bob, _ = await chat.recognise(TOKEN)
+        assert (User("ada", "Ada"), User("bob", "Bob")) == (ada, bob)
+        stands = {
+            user.username: [
+                (each.room.name, each.role, each.epoch, each.head, each.read, each.unread)
+                for each in await chat.memberships(user)
+            ]
+            for user in (ada, bob)
+        }
+        assert stands == {
+            "ada": [("lobby", "member", "e1", 4, 3, 1)],
+            "bob": [("den", "owner", "e2", 3, 3, 0), ("lobby", "member", "e1", 4, 4, 0)],
+        }
+        lobby = await chat.history(ada, "lobby")
+        assert [(each.seq, each.sender, each.content) for each in lobby.messages] == [
+            (3, "ada", "three"),
+            (4, "bob", "four"),
+        ]
+        assert [each.timestamp - epoch for each in lobby.messages] == [
+            timedelta(seconds=3),
+            timedelta(seconds=4),
+        ]
+        den = await chat.history(bob, "den", types=["message", "member"])
+        assert [each.content for each in den.messages] == ["alone"]
+        assert [each.seq for each in den.events] == [1, 3]
+        with pytest.raises(NotFound):
+            await chat.history(ada, "den")
+        assert [each.username for each in (await chat.members(ada, "lobby")).members] == [
+            "ada",
+            "bob",
+        ]
+        again = await chat.send(ada, "lobby", "three", txn_id="laptop:1")
+        assert (3, True) == (again.seq, again.duplicate)
+        found = await chat.search(bob, "alone")
+        assert [each.seq for each in found.messages] == [2]
+        assert (await chat.edit(ada, "lobby", 3, "III")).seq == 5
+
+
+async def fill(path: Path) -> None:
+    """Have some of everything that the newest schema knows."""
+    clock = FakeClock(datetime(2026, 1, 1, tzinfo=UTC))
+    repository = SqliteRepository(path)
+    async with Chat(repository, limits=LIMITS, clock=clock, bcrypt_cost=4) as chat:
+        ada, bob, cyd, dan, eve, fay = [
+            await chat.register(name, PASSWORD)
+            for name in ("ada", "bob", "cyd", "dan", "eve", "fay")
+        ]
+        await chat.create(ada, "hall", title="Hall", topic="Tea")
+        for user in (bob, cyd, dan, eve):
+            await chat.join(user, "hall")
+        await chat.send(bob, "hall", "long ago")  # 6
+        await chat.update(ada, "hall", retention_days=10, slow_mode=1)
+        clock.advance(20 * 86_400)
+        await chat.send(bob, "hall", "one")  # 8
+        await chat.edit(bob, "hall", 8, "I @cyd")
+        await chat.edit(bob, "hall", 8, "1 @ada")
+        await chat.send(cyd, "hall", "two", txn_id="phone:1")  # 11
+        await chat.send(dan, "hall", "three", reply_to=8)
+        await chat.send(eve, "hall", "four")
+        await chat.report(cyd, "hall", 13, "rude")
+        await chat.delete(ada, "hall", 13, reason="it was")
+        await chat.react(cyd, "hall", 8, THUMB)
+        await chat.react(eve, "hall", 8, THUMB)
+        await chat.unreact(cyd, "hall", 8, THUMB)
+        await chat.mark_read(ada, "hall", 11)
+        await chat.set_role(ada, "hall", "cyd", "moderator")
+        await chat.set_role(ada, "hall", "bob", "reader")
+        until = clock() + timedelta(days=1)
+        await chat.mute(ada, "hall", "bob", until=until, reason="loud")
+        await chat.ban(cyd, "hall", "eve", until=until, reason="rude")
+        await chat.kick(ada, "hall", "dan")
+        await chat.invite(ada, "hall", "fay")
+        await chat.create(bob, "den", kind="private")
+        await chat.invite(bob, "den", "cyd")
+        await chat.send(bob, "den", "alone")
+        await chat.update(bob, "den", archived=True)
+        between = await chat.direct(ada, "bob")
+        await chat.send(ada, between.name, "between us")
+        for user in (ada, bob, cyd, dan, eve):
+            await chat.issue_token(user)
+        await chat.change_profile(ada, display_name="Countess", bot=True)
+        await chat.disable(eve)
+        await chat.delete_account(dan, messages="erase")
+        await chat.forget(fay)
+        assert [each.seq for each in (await chat.search(cyd, "two")).messages] == [11]
+    with contextlib.closing(SqliteRepository(path)) as repository:
+        repository.open()
+        while expire(repository, clock()):  # unless the chat did it
+            pass
+        assert repository.head("hall", 0)[0] == 8
+
+
+async def test_all_that_there_is_goes_down_to_the_first_schema_and_comes_up(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    await fill(path)
+    engine = sa.create_engine(f"sqlite:///{path}")
+    with engine.connect() as connection:
+        filled = things(connection)
+        for table in {*metadata.tables} - {"indexing"}:
+            count = connection.scalar(sa.text(f"SELECT count(*) FROM {table}"))
+            assert count, f"nothing in {table}"
+    engine.dispose()
+    before = of_the_first_schema(path)
+    log = "SELECT room_id, seq, iif(kind = 'message', kind, 'member') FROM events ORDER BY 1, 2"
+    kinds = rows(path, log)
+
+    for step in reversed(VERSIONS[:-1]):
+        with stepping(path) as connection:
+            downgrade(connection, step)
+        assert before == of_the_first_schema(path), step
+    assert kinds == rows(path, log)
+    assert set(rows(path, "SELECT DISTINCT kind FROM events")) == {("message",), ("member",)}
+    climb(path)
+    assert before == of_the_first_schema(path)
+    with stepping(path) as connection:
+        assert filled == things(connection)
+
+    clock = FakeClock(datetime(2026, 1, 22, tzinfo=UTC))
+    repository = SqliteRepository(path, check="always")
+    async with Chat(repository, limits=LIMITS, clock=clock) as chat:
+        ada, bob, cyd = [await chat.login(name, PASSWORD) for name in ("ada", "bob", "cyd")]
+        assert User("ada", "Countess") == ada, "nobody is a bot any more"
+        hall = await chat.history(cyd, "hall", types=["message", "member", "room"])
+        assert (8, 25) == (hall.first, hall.head)
+        assert [(each.seq, each.sender, each.content) for each in hall.messages] == [
+            (8, "bob", "1 @ada"),
+            (11, "cyd", "two"),
+            (12, "dan", ""),
+            (13, "eve", ""),
+        ]
+        assert [*range(8, 26)] == sorted(each.seq for each in (*hall.messages, *hall.events))
+        assert {
+            user.username: [
+                (each.room.kind, each.role, each.read, each.unread)
+                for each in await chat.memberships(user)
+            ]
+            for user in (ada, bob, cyd)
+        } == {
+            "ada": [("direct", "member", 3, 0), ("public", "owner", 11, 2)],
+            "bob": [
+                ("private", "owner", 3, 0),
+                ("direct", "member", 1, 1),
+                ("public", "reader", 8, 3),
+            ],
+            "cyd": [("public", "moderator", 11, 2)],
+        }
+        assert ["disabled", "deleted", "deleted"] == [
+            account.status for account in map(repository.user, ("eve", "dan", "fay")) if account
+        ]
+        again = await chat.send(cyd, "hall", "two", txn_id="phone:1")
+        assert (11, True) == (again.seq, again.duplicate)
+        assert [each.seq for each in (await chat.search(cyd, "ada")).messages] == [8]
+        await chat.join(await chat.register("gus", PASSWORD), "hall")

@@ -70,9 +70,7 @@ class Options:
 def run(options: Options) -> None:
     """Serve until a signal.  Raises ServerError, SchemaError."""
     sys.setswitchinterval(SWITCH_SECONDS)
-    # Of a chat's objects nearly all die young, and those of the start-up never.
-    gc.freeze()
-    gc.set_threshold(10_000, 20, 50)
+    gc.freeze()  # what the start-up has made never dies
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(options))
 

@@ -25,8 +25,7 @@ from websockets.uri import parse_uri
 
 from chat_transports.framed import OUTLET, FramedLink, FramedWire
 from chat_transports.inbox import FULL, Inbox
-from chat_transports.server import protocols
-from chat_transports.server.protocols import Frames
+from chat_transports.server.frames import Frames
 from chat_transports.tcp import TcpLink, listen, open_server, tune
 from chat_transports.websocket import WebSocketLink, route
 from chatcore import Chat, MemoryRepository
@@ -155,24 +154,6 @@ async def test_websocket_keeps_the_contract() -> None:
 
 async def test_a_framed_websocket_keeps_the_contract() -> None:
     await check_link(framed)
-
-
-async def test_where_uvicorn_has_changed_a_websocket_goes_through_asgi(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(protocols, "NEEDED", ("transport", "tomorrow"))
-    async with Chat(MemoryRepository(), bcrypt_cost=4) as chat:
-        app = Starlette(routes=[route(chat)])
-        async with (
-            uvicorn_serving(app, ws=Frames) as port,
-            present(f"ws://127.0.0.1:{port}/ws", "ada") as ada,
-            present(f"ws://127.0.0.1:{port}/ws", "bob") as bob,
-        ):
-            await ada.do("send", room="lobby", content="hello")
-            assert await bob.messages(1) == ["hello"]
-    assert [record.getMessage() for record in caplog.records if "uvicorn has" in record.msg] == [
-        "uvicorn has no tomorrow any more: WebSockets go through ASGI, slower"
-    ]
 
 
 @contextlib.asynccontextmanager

@@ -539,8 +539,8 @@ async def test_half_a_handshake_is_let_go_of_and_does_not_spoil_the_end() -> Non
 
 HASTY = """
 from chat_transports import tcp
-from chat_transports.server import main, protocols
-tcp.HANDSHAKE_SECONDS = protocols.BODY_SECONDS = 0.3
+from chat_transports.server import main, requests
+tcp.HANDSHAKE_SECONDS = requests.BODY_SECONDS = 0.3
 main()
 """
 TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"

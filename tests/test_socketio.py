@@ -29,7 +29,7 @@ from websockets.asyncio.client import ClientConnection
 
 from chat_transports import http, socketio, websocket
 from chat_transports.framed import OUTLET
-from chat_transports.server.protocols import Frames
+from chat_transports.server.frames import Frames
 from chat_transports.socketio import LegacyJoin, SocketIoLink, SocketIoWire, tame
 from chatcore import Chat, Limits, MemoryRepository, User
 from chatcore.errors import LinkClosed, Unauthenticated, UnknownCommand

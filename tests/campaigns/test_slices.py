@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from chat_transports import tcp, websocket
-from chat_transports.server.protocols import Frames
+from chat_transports.server.frames import Frames
 from chatcore import Chat, Limits, SqliteRepository, hub
 from chatcore.testing import Proxy, random_faults
 from tests.campaigns.crowd import Crowd

@@ -22,7 +22,7 @@ from starlette.routing import BaseRoute, Mount
 
 import chatcore
 from chat_transports import http, tcp, websocket
-from chat_transports.server.protocols import Frames, Requests
+from chat_transports.server import protocols
 from chatcore.chat import Chat
 from chatcore.errors import ChatError, SchemaError
 from chatcore.model import MAX_FRAME, Limits
@@ -40,6 +40,8 @@ of 0.1 ms 8 ms.
 
 HANG_UP_SECONDS = 0.05
 """After the drain: all is answered by then, and uvicorn gives no more than twice as much."""
+SLOW_READERS_PONG = 300.0
+"""As the guide to embedding has it; a shorter wait would cut slow readers off."""
 WEB = {"ws": ("ws", "/ws"), "socketio": ("http", "/socket.io/")}
 """The doors that share the web server's port, with HTTP: scheme and path."""
 
@@ -177,16 +179,17 @@ class _Web(uvicorn.Server):
     servers: list[asyncio.base_events.Server]
 
     def __init__(self, options: Options, app: Starlette) -> None:
+        frames = protocols.websockets()
         super().__init__(
             uvicorn.Config(
                 app,
-                ws=Frames,
+                ws=frames or "auto",
                 ws_max_size=MAX_FRAME,
                 ws_per_message_deflate=False,
                 ws_ping_interval=options.limits.ping,
                 # A pong waits in line behind what a slow reader has yet to read, so its
-                # lateness alone proves nothing; the door asks `silent_for`.
-                ws_ping_timeout=None,
+                # lateness alone proves nothing; the door asks `silent_for`, where it can.
+                ws_ping_timeout=None if frames else SLOW_READERS_PONG,
                 lifespan="off",
                 log_config=None,
                 access_log=False,
@@ -198,14 +201,16 @@ class _Web(uvicorn.Server):
         self.config.load()
         self.config.ssl = options.tls
         self.servers = []
-        self._roster = Roster(options.limits)
-        """Of those who have no WebSocket: they ask by HTTP, or have not asked yet."""
+        # Of those who have no WebSocket: they ask by HTTP, or have not asked yet.
+        roster = Roster(options.limits)
+        self._requests: Callable[..., asyncio.Protocol] = (
+            protocols.requests(roster) or self.config.http_protocol_class
+        )
 
     async def open(self, sockets: list[socket.socket]) -> None:
         """Let people in.  Raises OSError."""
         protocol = partial(
-            Requests,
-            self._roster,
+            self._requests,
             config=self.config,
             server_state=self.server_state,
             app_state={},
@@ -222,8 +227,10 @@ class _Web(uvicorn.Server):
 
     def _hang_up(self) -> None:
         """Let go of who is in the middle of asking, for a request that is cancelled makes noise."""
+        websockets = self.config.ws_protocol_class
+        assert websockets is not None  # for they are installed with us
         for connection in [*self.server_state.connections]:
-            if not isinstance(connection, Frames):
+            if not isinstance(connection, websockets):
                 connection.transport.abort()
 
     @contextlib.contextmanager

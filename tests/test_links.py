@@ -23,7 +23,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
-from chat_transports.framed import OUTLET, FramedLink, FramedWire
+from chat_transports.framed import OUTLET, FramedLink, FramedWire, message
 from chat_transports.inbox import FULL, Inbox
 from chat_transports.server.frames import Frames
 from chat_transports.tcp import TcpLink, listen, open_server, tune
@@ -186,6 +186,27 @@ async def test_a_peer_that_is_not_listened_to_is_not_silent() -> None:
         await eventually(lambda: outlet.read_paused)
         outlet._heard -= 1_000  # noqa: SLF001
         assert outlet.silent_for() == 0
+
+
+async def test_the_last_ping_is_answered_once_there_is_room() -> None:
+    """Else its peer, which has read all by then, would take the server for dead."""
+    async with deaf(app_takes=0) as (outlet, client), asyncio.timeout(PATIENCE):
+        client.transport.pause_reading()
+        while outlet.straight is not None:
+            outlet.write(message(b"x" * 60_000 + b"\n"))
+        pongs = [await client.ping() for _ in range(3)]
+        await client.send("{}")
+        await eventually(lambda: outlet.read_paused)  # so the pings have come
+        client.transport.resume_reading()
+        reading = asyncio.ensure_future(_read_for_ever(client))
+        await pongs[-1]
+        reading.cancel()
+        await asyncio.wait([reading])
+
+
+async def _read_for_ever(client: ClientConnection) -> None:
+    while True:
+        await client.recv()
 
 
 async def test_what_came_before_the_link_is_heard_too() -> None:

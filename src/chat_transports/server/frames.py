@@ -54,6 +54,8 @@ class Frames(WebSocketsSansIOProtocol):
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
         self._rest = bytearray()
+        self._pong = b""
+        """Of the last ping that came while nothing could be written."""
         self._heard = self.loop.time()
         self._changed: Callable[[], None] | None = None
         self._receiver: Receiver | None = None
@@ -135,6 +137,9 @@ class Frames(WebSocketsSansIOProtocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
+        if self._pong:
+            pong, self._pong = self._pong, b""
+            self.write(pong)
         self._tell()
 
     async def send(self, message: Any) -> None:
@@ -188,10 +193,10 @@ class Frames(WebSocketsSansIOProtocol):
     def handle_ping(self) -> None:
         if self.writable.is_set() or self.conn.close_rcvd is not None:
             super().handle_ping()
-        else:
-            # Only the last ping wants its pong (RFC 6455, section 5.5.3), and here they
-            # would wait without bound.
-            self.conn.data_to_send()
+        elif pongs := self.conn.data_to_send():  # one read may have brought many pings
+            # They would wait without bound, and only the last ping wants its pong (RFC 6455,
+            # section 5.5.3); that one has to come, or its peer thinks us dead.
+            self._pong = pongs[-1]
 
     def handle_cont(self, event: Frame) -> None:
         # One buffer: a fragment may have one byte or none, and a list of those has no bound.

@@ -508,14 +508,28 @@ async def test_a_peer_that_reads_slowly_is_not_taken_for_silent() -> None:
         assert [number for number in range(count) if f'"{number} xx'.encode() not in read] == []
 
 
-async def test_no_text_and_a_goodbye_at_once_are_no_defect() -> None:
-    async with serving() as server, upgraded(server) as (reader, writer):
-        writer.write(b"\x81\x82\0\0\0\0\xff\xff" + b"\x88\x82\0\0\0\0\x03\xe8")
+@pytest.mark.parametrize(
+    "goodbye", [b"", b"\x88\x82\0\0\0\0\x03\xe8"], ids=["", "and a goodbye at once"]
+)
+async def test_a_text_that_is_no_utf_8_ends_the_connection_and_is_no_defect(goodbye: bytes) -> None:
+    """Nor is it anything to log, which a peer could fill so."""
+    async with serving(transports=["ws"]) as server, upgraded(server) as (reader, writer):
+        begun = len(server.log)
+        writer.write(b"\x81\x82\0\0\0\0\xff\xff" + goodbye)
+        said = b""
         async with asyncio.timeout(PATIENCE):
             with contextlib.suppress(ConnectionError):
-                await reader.read()
+                said = await reader.read()
+        code = 1000 if goodbye else 1007
+        assert code.to_bytes(2) in said
         async with connected(server.urls["ws"]) as peer:
             assert "reply" in await peer.do("ping")
+        server.signal(signal.SIGTERM)
+        assert await server.exit_code() == 0
+        assert [line.partition(": ")[2] for line in server.log[begun:]] == [
+            "stopping; connected: 0",
+            "stopped",
+        ]
 
 
 async def test_half_a_handshake_is_let_go_of_and_does_not_spoil_the_end() -> None:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.exceptions import InvalidState
 from websockets.frames import Frame
 
 from chat_transports import tcp
@@ -23,7 +22,8 @@ from chat_transports.framed import OUTLET, Receiver
 NEEDED: dict[type, tuple[str, ...]] = {
     WebSocketsSansIOProtocol: (
         *("connection_made", "data_received", "pause_writing", "resume_writing", "shutdown"),
-        *("handle_ping", "handle_cont", "send_receive_event_to_app", "run_asgi", "send"),
+        *("handle_ping", "handle_cont", "send_receive_event_to_app", "handle_parser_exception"),
+        *("run_asgi", "send"),
         *("app", "config", "conn", "loop", "queue", "request", "response", "scope", "transport"),
         *("close_sent", "handshake_complete", "handshake_initiated", "read_paused", "writable"),
         *("curr_msg_data_type", "frames"),
@@ -177,10 +177,7 @@ class Frames(WebSocketsSansIOProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._heard = self.loop.time()
-        try:
-            super().data_received(data)
-        except InvalidState:  # a text that is no UTF-8, and a close frame behind it
-            self.transport.abort()
+        super().data_received(data)
         if not self.handshake_initiated and self.conn.handshake_exc is not None:
             self.transport.abort()  # a handshake that cannot be read gets no answer
 
@@ -207,15 +204,17 @@ class Frames(WebSocketsSansIOProtocol):
             self.send_receive_event_to_app()
 
     def send_receive_event_to_app(self) -> None:
-        if self._receiver is None or self.close_sent:
-            super().send_receive_event_to_app()
-            return
+        text = self.curr_msg_data_type == "text"
         data = b"".join(self.frames)
-        if self.curr_msg_data_type == "text" and not _is_text(data):
-            super().send_receive_event_to_app()  # which ends the connection with 1007
-            return
-        self.frames = []
-        self._hear(self._receiver, data if self.curr_msg_data_type == "text" else None)
+        if text and not self.close_sent and not _is_text(data):
+            # uvicorn would log it, with a traceback, and fail where a close frame is behind it.
+            self.conn.fail(1007, "a text that is not UTF-8")
+            self.handle_parser_exception()
+        elif self._receiver is None or self.close_sent:
+            super().send_receive_event_to_app()
+        else:
+            self.frames = []
+            self._hear(self._receiver, data if text else None)
 
 
 def _is_text(data: bytes) -> bool:

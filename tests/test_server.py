@@ -314,14 +314,23 @@ async def test_tls_on_both_doors(tmp_path: Path) -> None:
     async with serving("memory:", *options) as server:
         assert server.urls["ws"].startswith("wss://")
         assert server.urls["tcp"].startswith("tcps://")
-        async with connect(server.urls["ws"], ssl=trust) as websocket:
-            peer = Frames(websocket)
-            talk = Transcript(peer.send, peer.receive)
-            assert "reply" in await talk.do("ping")
         host, _, port = server.urls["tcp"].removeprefix("tcps://").rpartition(":")
         lines = Lines(*await asyncio.open_connection(host, int(port), ssl=trust))
-        talk = Transcript(lines.send, lines.receive)
-        assert "reply" in await talk.do("ping")
+        async with (
+            connect(server.urls["ws"], ssl=trust) as one,
+            connect(server.urls["ws"], ssl=trust) as other,
+        ):
+            ada, bob, eve = (
+                Transcript(peer.send, peer.receive) for peer in (Frames(one), Frames(other), lines)
+            )
+            for name, talk in (("ada", ada), ("bob", bob), ("eve", eve)):
+                assert "token" in await talk.do("register", username=name, password=PASSWORD)
+                assert "head" in await talk.do("join", room="lobby")
+            texts = [f"{number} ".ljust(3_000, "x") for number in range(8)]
+            for text in texts:
+                await ada.start("send", room="lobby", content=text)
+            for talk in (ada, bob, eve):
+                assert texts == await talk.messages(8)
         await lines.close()
 
 

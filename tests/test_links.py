@@ -7,6 +7,7 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,21 +86,27 @@ async def tcp() -> AsyncIterator[tuple[Link, LinkPeer]]:
 
 
 def websocket() -> AbstractAsyncContextManager[tuple[Link, LinkPeer]]:
-    return websocket_link(lambda websocket: WebSocketLink(websocket, WIRE), "websockets-sansio")
+    return websocket_link(uvicorn_serving)
 
 
 def framed() -> AbstractAsyncContextManager[tuple[Link, LinkPeer]]:
     """On our own server."""
     wire = FramedWire(WIRE)
     return websocket_link(
+        partial(uvicorn_serving, ws=Frames),
         lambda websocket: FramedLink(wire, websocket.scope["extensions"][OUTLET], silence=60.0),
-        Frames,
     )
+
+
+def asgi_link(websocket: WebSocket) -> WebSocketLink:
+    """On any server."""
+    return WebSocketLink(websocket, WIRE)
 
 
 @contextlib.asynccontextmanager
 async def websocket_link(
-    link_on: Callable[[WebSocket], WebSocketLink | FramedLink], protocol: object
+    serving: Callable[[Any], AbstractAsyncContextManager[int]],
+    link_on: Callable[[WebSocket], WebSocketLink | FramedLink] = asgi_link,
 ) -> AsyncIterator[tuple[Link, LinkPeer]]:
     links: list[WebSocketLink | FramedLink] = []
 
@@ -109,7 +116,7 @@ async def websocket_link(
         await links[-1].closed()
 
     app = Starlette(routes=[WebSocketRoute("/ws", endpoint)])
-    async with uvicorn_serving(app, ws=protocol) as port:
+    async with serving(app) as port:
         peer = await dial(f"ws://127.0.0.1:{port}/ws")
         try:
             await eventually(lambda: links)

@@ -42,6 +42,8 @@ from tests import support
 from tests.support import alive, collector_off, connected, dial, present
 
 WIRE = JsonLines(Limits())
+GOODBYE = b"\x88\x82\0\0\0\0\x03\xe8"
+"""A close frame: 1000, masked with nothing."""
 
 
 class _MemoryPeer:
@@ -178,10 +180,13 @@ async def deaf(app_takes: int) -> AsyncIterator[tuple[Frames, ClientConnection]]
 
     app = Starlette(routes=[WebSocketRoute("/ws", endpoint)])
     async with uvicorn_serving(app, ws=Frames) as port:
-        async with websockets.connect(f"ws://127.0.0.1:{port}/ws", close_timeout=0.1) as client:
-            await eventually(lambda: outlets)
-            yield outlets[0], client
-        over.set()
+        url = f"ws://127.0.0.1:{port}/ws"
+        try:
+            async with websockets.connect(url, close_timeout=0.1) as client:
+                await eventually(lambda: outlets)
+                yield outlets[0], client
+        finally:
+            over.set()
 
 
 async def test_a_peer_that_is_not_listened_to_is_not_silent() -> None:
@@ -199,8 +204,7 @@ async def test_the_last_ping_is_answered_once_there_is_room() -> None:
     """Else its peer, which has read all by then, would take the server for dead."""
     async with deaf(app_takes=0) as (outlet, client), asyncio.timeout(PATIENCE):
         client.transport.pause_reading()
-        while outlet.straight is not None:
-            outlet.write(message(b"x" * 60_000 + b"\n"))
+        _fill(outlet)
         pongs = [await client.ping() for _ in range(3)]
         await client.send("{}")
         await eventually(lambda: outlet.read_paused)  # so the pings have come
@@ -209,6 +213,12 @@ async def test_the_last_ping_is_answered_once_there_is_room() -> None:
         await pongs[-1]
         reading.cancel()
         await asyncio.wait([reading])
+
+
+def _fill(outlet: Frames) -> None:
+    """Write until the transport will have no more for now."""
+    while outlet.straight is not None:
+        outlet.write(message(b"x" * 60_000 + b"\n"))
 
 
 async def _read_for_ever(client: ClientConnection) -> None:
@@ -276,11 +286,21 @@ async def test_who_says_goodbye_and_takes_nothing_is_let_go(
         while link.pending < MAX_FRAME:
             link.write(link.wire.encode(Bye(4001, "x" * 1_000, reconnect=True)) * 60)
         await peer.websocket.send("{}")
-        peer.websocket.transport.write(b"\x88\x82\0\0\0\0\x03\xe8")  # 1000, masked with nothing
+        peer.websocket.transport.write(GOODBYE)
         assert isinstance(link, FramedLink)
         transport = link._outlet.transport  # type: ignore[attr-defined] # noqa: SLF001 - Frames
         await eventually(transport.is_closing)
         await eventually(lambda: not transport.get_write_buffer_size())
+
+
+async def test_who_says_goodbye_and_takes_nothing_does_not_spoil_the_end() -> None:
+    async with deaf(app_takes=0) as (outlet, client):
+        client.transport.pause_reading()
+        _fill(outlet)
+        client.transport.write(GOODBYE)
+        await eventually(outlet.transport.is_closing)
+        assert outlet.pending
+        outlet.shutdown()  # as uvicorn does with all that it has when it ends
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 65_535, 65_536, 200_000])

@@ -182,10 +182,10 @@ class Frames(WebSocketsSansIOProtocol):
             self.transport.abort()  # a handshake that cannot be read gets no answer
 
     def shutdown(self) -> None:
-        if self.handshake_complete:
-            super().shutdown()
-        else:
+        if not self.handshake_complete:
             self.transport.abort()
+        elif not self.transport.is_closing():  # else a close frame is out, and none may follow
+            super().shutdown()
 
     def handle_ping(self) -> None:
         if self.writable.is_set() or self.conn.close_rcvd is not None:

@@ -17,6 +17,8 @@ MILLIONS = (1, 2, 3, 4, 6)
 """Deliveries that are offered each second."""
 BUSY = 95
 """Percent of its core from which the load generator is what is measured."""
+BEHIND = 0.2
+"""Seconds, after five of load, up to which it was carried: where it is not, that grows."""
 
 
 def run(options: Options) -> Report:
@@ -51,7 +53,7 @@ def run(options: Options) -> Report:
     carried = [
         row.labels["offered/s"]
         for row in rows.values()
-        if median(row.figures["behind s"]) <= 1 and median(row.figures["lost"]) == 0
+        if median(row.figures["behind s"]) <= BEHIND and median(row.figures["lost"]) == 0
     ]
     notes = [f"Carried: {', '.join(carried) or 'none'} deliveries/s."]
     notes += [
@@ -64,7 +66,7 @@ def run(options: Options) -> Report:
     return Report(
         [Table(f"{senders} senders in a room of {people:,}", [*rows.values()])],
         [
-            Goal(f"{what}: seconds behind at the end", least["behind s"], at_most=1),
+            Goal(f"{what}: seconds behind at the end", least["behind s"], at_most=BEHIND),
             Goal(f"{what}: messages lost", least["lost"], at_most=0),
             Goal(f"{what}: p99 in ms", least["p99 ms"], at_most=80),
         ],

@@ -38,26 +38,19 @@ def run(options: Options) -> Report:
     held = {name: Row({"server": name}) for name in (OURS, *(each.name for each in targets))}
     for _ in options.turns():
         for kind, row in came.items():
-            found = come(options, rooms, is_live=kind == "live")
-            row.add(
-                {
-                    "connections/s": found["conn_per_s"],
-                    "µs CPU": found["conn_cpu_us"],
-                    "KiB each": found["kib_per_conn"],
-                }
-            )
-        held[OURS].add({"KiB each": came["cold"].figures["KiB each"][-1]})
+            row.add(figures(come(options, rooms, is_live=kind == "live")))
         program = generator.build(options.directory)
         for target in targets:
             with running(target, options.directory, coming, "lobby") as (pid, port):
                 url = target.url.format(port=port)
                 with generator.crowd(program, url, pid, coming, target.steps) as report:
-                    held[target.name].add({"KiB each": report["kib_per_conn"]})
+                    held[target.name].add(figures(report))
+    held[OURS].figures.update(came["cold"].figures)
     what = "connect, log in by token, join"
     return Report(
         [
             Table("To connect, log in by token and join a room of ten", [*came.values()]),
-            Table("Memory of a connection that is idle", [*held.values()]),
+            Table("Beside servers that only connect", [*held.values()]),
         ],
         [
             Goal(f"{what}, live: a second", came["live"].figures["connections/s"], at_least=1_000),
@@ -66,6 +59,14 @@ def run(options: Options) -> Report:
         ],
         notes,
     )
+
+
+def figures(report: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        "connections/s": report["conn_per_s"],
+        "µs CPU": report["conn_cpu_us"],
+        "KiB each": report["kib_per_conn"],
+    }
 
 
 def come(options: Options, rooms: int, *, is_live: bool) -> Mapping[str, Any]:

@@ -14,6 +14,7 @@ import orjson
 import pytest
 
 from chatcore.chat import Chat
+from chatcore.connection import serve
 from chatcore.errors import LinkClosed, Unavailable
 from chatcore.events import Close, Durable
 from chatcore.model import MAX_FRAME, Credentials, Limits, Rate, User
@@ -594,3 +595,61 @@ async def test_a_call_under_way_when_the_chat_closes_is_refused_and_no_defect() 
     with pytest.raises(Unavailable, match="has shut down"):
         await joining
     waiting.join()
+
+
+async def test_who_waits_for_an_answer_as_the_connection_ends_is_answered_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    gate = threading.Event()
+    repository = FaultyRepository(MemoryRepository(), failing("append", Hold(gate)))
+    gate.set()
+    async with Chat(repository, bcrypt_cost=4) as chat, connect(chat) as (peer, _):
+        ada = (await peer.do("register", username="ada", password=PASSWORD))["user"]
+        await peer.do("join", room="lobby")
+        gate.clear()
+        sent = await peer.start("send", room="lobby", content="held")
+        pinged = await peer.start("ping")
+        await eventually(lambda: len(chat.roster) == 1)
+        await chat.logout(None, User(**ada), everywhere=True)
+        answers = [await peer.answer(each) for each in (sent, pinged)]
+        assert [each["error"]["code"] for each in answers] == ["unavailable"] * 2
+        gate.set()
+        assert (await peer.goodbye())["code"] == Close.REVOKED
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+class BrokenLink(MemoryLink):
+    """A host's link that raises where an answer to a message is written."""
+
+    def write(self, data: bytes) -> None:
+        if b'"reply":"send"' in data:
+            raise ValueError("a defect")
+        super().write(data)
+
+
+async def test_a_link_that_cannot_be_written_to_keeps_no_answer_from_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    gate = threading.Event()
+    repository = FaultyRepository(MemoryRepository(), failing("append", Hold(gate)))
+    gate.set()
+    async with Chat(repository, bcrypt_cost=4) as chat:
+        ada, bob = [await chat.register(name, PASSWORD) for name in ("ada", "bob")]
+        broken = BrokenLink(chat.wire)
+        serving = asyncio.create_task(serve(chat, broken, Credentials(user=ada)))
+        peer = Transcript(broken.send, broken.next)
+        await peer.do("join", room="lobby")
+        async with connect(chat, Credentials(user=bob)) as (other, _):
+            await other.do("join", room="lobby")
+            gate.clear()  # so that both are answered together
+            await peer.start("send", room="lobby", content="one")
+            sent = await other.start("send", room="lobby", content="two")
+            await other.start("ping")
+            gate.set()
+            assert "seq" in await other.answer(sent)
+            texts = [(await other.event("message"))["content"] for _ in range(2)]
+            assert sorted(texts) == ["one", "two"]
+        await asyncio.wait_for(serving, 5)
+        assert broken.code == Close.SHUTDOWN
+    (record,) = [record for record in caplog.records if record.exc_info]
+    assert record.getMessage() == "a connection cannot be written to"

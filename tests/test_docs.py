@@ -499,6 +499,8 @@ def test_every_limit_is_in_the_table() -> None:
         match value:
             case None:
                 return "none"
+            case bool():
+                return "yes" if value else "no"
             case Rate(rate, burst):
                 return f"{rate:g} a second, {burst} at once"
             case _:

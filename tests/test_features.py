@@ -9,6 +9,7 @@ import pytest
 
 from chatcore import Chat, Limits, MemoryRepository, Participant, Room, User, connect
 from chatcore.commands import (
+    Bans,
     Command,
     Create,
     Delete,
@@ -18,6 +19,7 @@ from chatcore.commands import (
     Members,
     React,
     Report,
+    Reports,
     Rooms,
     Search,
     Send,
@@ -82,6 +84,10 @@ FEATURES: dict[str, Feature] = {
     "changes of a room": (
         lambda command: isinstance(command, Update),
         lambda peer: peer.update("tea", topic="Green"),
+    ),
+    "lists for moderators": (
+        lambda command: isinstance(command, Reports | Bans),
+        lambda peer: peer.bans("tea"),
     ),
     "keeping order": (
         lambda command: isinstance(command, Upon),

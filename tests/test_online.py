@@ -181,6 +181,21 @@ async def test_it_is_told_no_more_once_a_leave_was_answered() -> None:
             await chat.join(ada, "lobby")
 
 
+async def test_a_host_may_have_nobody_told_who_is_there() -> None:
+    async with (
+        chatting(Limits(presence=False, offline_seconds=0), "ada", "bob") as (chat, (ada, bob)),
+        present(chat, ada) as (peer, _),
+    ):
+        async with take_part(chat, bob) as his:
+            await his.join("lobby")
+            assert [*(await his.who("lobby")).online] == ["ada", "bob"]
+            await chat.send(bob, "lobby", "hello")
+        await eventually(lambda: chat.hub._telling is None)  # noqa: SLF001 - it was time to tell
+        await peer.do("ping")
+        assert "message" in [event["event"] for event in peer.events]
+        assert "presence" not in [event["event"] for event in peer.events]
+
+
 async def test_it_cannot_flood() -> None:
     async with chatting(Limits(typing=Rate(0.001, 3)), "ada", "bob") as (chat, (ada, bob)):
         for _ in range(3):

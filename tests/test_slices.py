@@ -15,7 +15,18 @@ import pytest
 from chatcore import hub
 from chatcore.codec import JsonLines
 from chatcore.errors import Unavailable
-from chatcore.events import Bye, Close, Delete, Event, Hello, Member, Message, Presence
+from chatcore.events import (
+    Bye,
+    Close,
+    Delete,
+    Event,
+    Hello,
+    Member,
+    Message,
+    Presence,
+    ProfileChanged,
+    Typing,
+)
 from chatcore.feed import Feed, Listener
 from chatcore.model import LOBBY, Limits, Room, User
 from chatcore.ports import Wire
@@ -397,14 +408,15 @@ class Broken(Exception):
     """A defect of a link's."""
 
 
+@pytest.mark.parametrize("word", [b'"message"', b'"member"'], ids=["event", "end"])
 @pytest.mark.parametrize("place", [0, 1, 2], ids=["first", "middle", "last"])
 async def test_a_link_that_cannot_be_written_to_costs_nobody_else_anything(
-    kind: Kind, place: int, caplog: pytest.LogCaptureFixture
+    kind: Kind, place: int, word: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     links = [kind(WIRE) for _ in range(3)]
 
     def fail(data: bytes) -> None:
-        if b'"message"' in data:
+        if word in data:
             raise Broken
 
     async with lobby(ada=links[0], bob=links[1], cyd=links[2]) as room:
@@ -412,8 +424,8 @@ async def test_a_link_that_cannot_be_written_to_costs_nobody_else_anything(
         *_, broken = [*room.listeners.values()][: place + 1]
         broken.end = lambda code, _: ended.append(code)
         links[place].on_write = fail
-        for seq in (1, 2, 3):
-            room.hub.deliver([text(seq)])
+        room.hub.deliver([text(1)])
+        room.hub.deliver([Member(LOBBY, 2, "dan", NOW, broken.username, "kick"), text(3)])
         await room.written()
         room.hub.deliver([text(4), text(5)])
         await room.written()
@@ -450,6 +462,112 @@ async def test_an_event_that_cannot_be_encoded_does_not_silence_its_room(
         await eventually(lambda: seqs(ada) == [1, 2, 3])
     assert seqs(bob) == []
     assert {record.exc_info[0] for record in caplog.records if record.exc_info} == {Broken}
+
+
+async def test_who_is_removed_by_what_cannot_be_told_gets_nothing_after_it(kind: Kind) -> None:
+    ada, bob = kind(WIRE), kind(ForgetfulWire(Limits()))
+    async with lobby(ada=ada, bob=bob) as room:
+        room.listeners["bob"].end = lambda *_: None
+        kick = Member(LOBBY, 2, "cyd", NOW, "ada", "kick")
+        room.hub.deliver([text(1, "unspeakable"), kick, text(3)])
+        await eventually(lambda: not room.listeners["ada"].subscriptions)
+        room.hub.deliver([text(4)])
+        await room.written()
+    assert seqs(ada) == [1, 2]
+
+
+async def test_a_defect_of_the_hub_ends_the_connections_of_its_room(
+    kind: Kind, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They come back for what they miss, and the other rooms hear nothing of it."""
+    async with many_rooms(kind) as (hall, links):
+        ended: list[str] = []
+        for name, listener in hall.listeners.items():
+            listener.end = lambda *_, name=name: ended.append(name)
+        write = hall.hub._write  # noqa: SLF001 - there is no other way to have one
+
+        def failing(feed: Feed, *given: Any) -> Iterator[None]:
+            if feed.room in ROOMS[1:3]:  # one of them in this turn of the loop, one in another
+                raise Broken
+            return write(feed, *given)
+
+        monkeypatch.setattr(hall.hub, "_write", failing)
+        hall.hub.deliver([text(1, room=room) for room in ROOMS])
+        await eventually(lambda: len(ended) == 2)
+        monkeypatch.undo()
+        hall.hub.deliver([text(2, room=room) for room in ROOMS])
+        others = [links[ROOMS[0]], links[ROOMS[3]]]
+        await eventually(lambda: [seqs(link) for link in others] == [[1, 2]] * 2)
+    assert ended == [f"in-{room}" for room in ROOMS[1:3]]
+    assert {record.exc_info[0] for record in caplog.records if record.exc_info} == {Broken}
+
+
+async def test_a_hint_goes_to_nobody_who_was_removed_meanwhile(kind: Kind) -> None:
+    links = [kind(WIRE) for _ in range(3)]
+    ada, bob, cyd = links
+    async with lobby(ada=ada, bob=bob, cyd=cyd) as room:
+        room.hub.hint("ada", Typing(LOBBY, "ada"), [LOBBY])
+        assert [b'"typing"' in b"".join(link.written) for link in links] == [False, True, True]
+        room.hub.hint("ada", ProfileChanged("ada", "Ada"), [LOBBY])
+        room.hub.deliver([Member(LOBBY, 1, "ada", NOW, "cyd", "kick")])
+        await room.written()
+        await asyncio.sleep(0.01)
+    told_of_it = [b'"profile"' in b"".join(link.written) for link in links]
+    assert told_of_it == [False, True, False]
+
+
+async def test_one_reads_for_all_who_are_behind_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hub, "JOINED_BYTES", 65_536)
+    names = [f"user{number}" for number in range(6)]
+    repository, _ = holding("read")
+    async with straight_room(*names, repository=repository) as (chat, links):
+        for number in range(3):
+            await chat.send(User(names[0], names[0]), LOBBY, str(number))
+        feed = chat.hub._feeds[LOBBY]  # noqa: SLF001 - to have them all be behind at once
+        await eventually(lambda: feed.waiting is None)
+        before = repository.calls["read"]
+        chat.hub.let_go()
+        for subscription in [*feed.subscriptions]:
+            chat.hub.subscribe(subscription.listener, feed, feed.head - 3, feed.head)
+        await eventually(lambda: not feed.behind)
+        assert repository.calls["read"] == before + 1
+        assert [len(seqs(link)[-3:]) for link in links] == [3] * len(links)
+
+
+@pytest.mark.parametrize("how", ["expired", "let go"])
+async def test_what_is_not_to_be_given_any_more_is_in_no_run_that_was_being_read(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "JOINED_BYTES", 65_536)
+    repository, reads = holding("read")
+    async with straight_room("ada", "bob", repository=repository) as (chat, (_, bob)):
+        ada = User("ada", "ada")
+        for text in ("secret", "another"):
+            await chat.send(ada, LOBBY, text)
+        feed = chat.hub._feeds[LOBBY]  # noqa: SLF001 - to have somebody be behind there
+        await eventually(lambda: feed.waiting is None)
+        (his,) = (each for each in feed.subscriptions if each.listener.link is bob)
+        ended: list[Close] = []
+        his.listener.end = lambda code, _: ended.append(code)
+        bob.written.clear()
+        chat.hub.let_go()
+        before = repository.calls["read"]
+        reads.clear()
+        chat.hub.subscribe(his.listener, feed, feed.head - 2, feed.head)
+        await eventually(lambda: repository.calls["read"] == before + 1)
+        if how == "expired":
+            feed.expire(feed.head)
+        else:
+            chat.hub.let_go()
+        reads.set()
+        if how == "expired":
+            await eventually(lambda: ended == [Close.LOST_POSITION])
+            assert b"secret" not in b"".join(bob.written)
+        else:
+            await eventually(lambda: not feed.behind)
+            assert repository.calls["read"] == before + 2, "it was read once more"
 
 
 async def test_presence_of_many_rooms_comes_in_turns(kind: Kind) -> None:

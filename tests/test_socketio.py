@@ -809,6 +809,11 @@ async def test_who_goes_on_by_websocket_gets_all_in_order_and_straight() -> None
                 assert [payload["content"] for _, payload in heard] == sent
                 (listener,) = chat.hub._listeners["bob"]  # noqa: SLF001 - which way it goes
                 assert listener.straight is not None
+                with pytest.raises(websockets.InvalidStatus) as refused:
+                    await websockets.connect(to)
+                assert refused.value.response.status_code == 400
+                await chat.send(ada, "lobby", "still here")
+                assert "still here" in str(await connection.recv())
 
 
 async def eventually_online(peer: Any, username: str) -> None:

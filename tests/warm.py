@@ -63,7 +63,11 @@ async def chat_serve(arguments: Sequence[str]) -> Forked:
     context = _context()
     ours, theirs = context.Pipe(duplex=False)
     with ours, theirs:
-        process = context.Process(target=_run, args=(arguments, dict(os.environ), theirs))
+        process = context.Process(
+            target=_run,
+            args=(arguments, dict(os.environ), theirs),
+            daemon=True,  # or one that a test leaves behind would be waited for at the end
+        )
         process.start()
         stderr = asyncio.StreamReader()
         await asyncio.get_running_loop().connect_read_pipe(

@@ -284,8 +284,8 @@ class _Door:
         self._name = server
         self._wire = SocketIoWire(chat.wire)
         self._clients: dict[str, _Client] = {}
-        self._outlets: dict[str, Outlet] = {}
-        """Of the WebSockets that polling sessions go on with."""
+        self._outlets: dict[str, Outlet | None] = {}
+        """Of the WebSockets that polling sessions go on with, one each."""
         self._lives: set[asyncio.Task[None]] = set()
         library_log = logging.getLogger("chat_transports.socketio.library")
         library_log.setLevel(logging.ERROR)  # it warns of every mistake of every peer
@@ -335,11 +335,11 @@ class _Door:
         if refusal is not None:
             await _refuse(scope, _once(first, receive), send, *refusal)
             return
-        sid, outlet = _sid(scope), _outlet(scope)
-        if not sid or outlet is None or sid in self._outlets:
+        sid = _sid(scope)
+        if not sid or scope["type"] != "websocket":
             await self._library.handle_request(scope, tamed, send)
             return
-        self._outlets[sid] = outlet
+        self._outlets[sid] = _outlet(scope)
         try:
             await self._library.handle_request(scope, tamed, send)
         finally:
@@ -386,7 +386,11 @@ class _Door:
             return 400, "JSONP is not spoken here"
         if "sid" in query:
             session = self._session(scope)
-            return None if session and not session.closed else (400, "There is no such session")
+            if not session or session.closed:
+                return 400, "There is no such session"
+            if transport == "websocket" and query["sid"][0] in self._outlets:
+                return 400, "The session has a WebSocket already"
+            return None
         most, peer = self._chat.limits.address_connections, _peer(scope)
         environs = self._library.environ.values()
         if most is not None and sum(_peer(each["asgi.scope"]) == peer for each in environs) >= most:

@@ -567,7 +567,7 @@ class Chat(Accounts, Moderation):
         `limit` counts messages, and each is as it is now.  `complete`
         says that there are no more in the direction asked for.  With `types` the page has
         those kinds of events, as the log has them; all but `message` are for moderators.
-        All that was acknowledged before is in it.
+        All that this Chat acknowledged before is in it.
 
         Raises Invalid, NotFound, Banned, Forbidden, Unavailable.
         """
@@ -678,7 +678,10 @@ class Chat(Accounts, Moderation):
     async def reports(
         self, user: User, room: str, *, after: int | None = None, limit: int | None = None
     ) -> ReportsReply:
-        """List what a room's moderators were told of, by number.  Raises NotFound, Forbidden."""
+        """List what a room's moderators were told of, by number.
+
+        Raises NotFound, NotMember, Banned, Forbidden.
+        """
         command = commands.Reports(room, after, limit)
         limit = self._pages.clamp(limit)
         async with self._reading(user, command, "reports") as (found, _, still_may):
@@ -692,7 +695,7 @@ class Chat(Accounts, Moderation):
         """List who is banned or muted in a room now, by username.
 
         With who did it, when and why, as far as the room's log has that still.
-        Raises NotFound, NotMember, Forbidden.
+        Raises NotFound, NotMember, Banned, Forbidden.
         """
         command = commands.Bans(room, after, limit)
         limit = self._pages.clamp(limit)

@@ -154,11 +154,9 @@ class _Connection:
             if slot.frame is None:
                 self._fill(slot, Unavailable("The connection ends; try again", retry_after=1.0))
         bye = events.Bye(code, reason, reconnect=code < Close.BAD_TOKEN, retry_after=retry_after)
-        try:
-            self._write_answers()
-            self._link.write(self._link.wire.encode(bye))
-        finally:
-            self._link.close(code, reason)
+        self._write_answers()
+        self._write(self._link.wire.encode(bye))
+        self._link.close(code, reason)
 
     # Coming in.
 
@@ -257,8 +255,10 @@ class _Connection:
             await self._chat.submit(actor, command, lambda reply: self._answer_soon(slot, reply))
             return
         # Durable commands do not wait for one another; any other waits for those before it.
-        while self._slots[0] is not slot:
+        while self._slots and self._slots[0] is not slot:
             await self._some_answer()
+        if not self._slots:
+            return  # the connection has ended, and everything was answered
         self._answer(slot, await self._reply(command))
         if self._listener is not None and self._listener.held:
             self._chat.hub.release(self._listener)
@@ -329,8 +329,17 @@ class _Connection:
             if frame:
                 frames.append(frame)
         if frames:
-            self._link.write(frames[0] if len(frames) == 1 else b"".join(frames))
+            self._write(frames[0] if len(frames) == 1 else b"".join(frames))
         self._answered.set()
+
+    def _write(self, data: bytes) -> None:
+        """Write to the link.  A defect of that ends the connection, and disturbs nobody else."""
+        try:
+            self._link.write(data)
+        except Exception:
+            if not self._ended:
+                logger.exception("a connection cannot be written to")
+                self.end(Close.SHUTDOWN, "the connection failed")
 
     async def _some_answer(self) -> None:
         self._answered.clear()

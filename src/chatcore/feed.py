@@ -142,6 +142,8 @@ class Feed:
     """How many subscriptions have a cursor."""
     runs: dict[tuple[Wire, int], Run] = field(factory=dict)
     """While some do, what is written next to those who are at that cursor."""
+    forgotten: int = 0
+    """How often what was read before is not to be given any more."""
     catching_up: asyncio.Lock = field(factory=asyncio.Lock)
     """Held while the log is read for a run."""
 
@@ -179,7 +181,7 @@ class Feed:
         if not targets:
             return events
         self.tail = deque(without(targets, self.tail), maxlen=self.tail.maxlen)
-        self._forget_pages()
+        self._forget_what_was_read()
         if self.reads:
             self.erased |= targets
         return without(targets, events)
@@ -187,16 +189,17 @@ class Feed:
     def let_go(self) -> None:
         """Let go of all events that are in memory."""
         self.tail.clear()
-        self._forget_pages()
+        self._forget_what_was_read()
 
-    def _forget_pages(self) -> None:
+    def _forget_what_was_read(self) -> None:
+        self.forgotten += 1
         self.pages.clear()
         self.runs.clear()
 
     def expire(self, first: int) -> None:
         """Let go of what is below."""
         self.first = max(first, self.first)
-        self._forget_pages()
+        self._forget_what_was_read()
         while self.tail and self.tail[0].seq < self.first:
             self.tail.popleft()
 

@@ -103,7 +103,7 @@ class Hub:
         """Feeds whose waiting events have no hole before them, but a full slice."""
         self._closed = False
         self._slices = Turns(1)
-        self._pages = Turns(CATCHING_UP)
+        self._catch_ups = Turns(CATCHING_UP)
 
     async def close(self) -> None:
         """End every task; whoever still listens hears nothing more."""
@@ -185,6 +185,10 @@ class Hub:
 
     def _break(self, listener: Listener, error: Exception) -> None:
         logger.error("a connection cannot be written to", exc_info=error)
+        self._drop(listener)
+
+    def _drop(self, listener: Listener) -> None:
+        """End a connection, which may come back for what it misses."""
         for subscription in [*listener.subscriptions.values()]:
             self._unsubscribe(subscription)
         self._loop.call_soon(listener.end, Close.SHUTDOWN, "the connection failed")
@@ -195,26 +199,29 @@ class Hub:
         Who reads slowly does not get it, nor does a room with many people online.
         """
         heard = {
-            subscription.listener: None
+            subscription.listener: subscription
             for room in rooms
             if (feed := self._feeds.get(room)) and not self._attendance.is_crowd(room)
             for subscription in feed.subscriptions
             if subscription.cursor is None and subscription.listener.username != username
         }
-        hinting = self._hint(event, [*heard])
-        if next(hinting, _DONE) is not _DONE:
+        hinting = self._hint(event, [*heard.values()])
+        if isinstance(event, Typing):
+            for _ in hinting:  # in one turn, for in the next somebody may have been removed
+                pass
+        elif next(hinting, _DONE) is not _DONE:
             self._spawn(self._write_out(hinting))
 
     def _hint(
-        self, event: ProfileChanged | Typing, listeners: Sequence[Listener]
+        self, event: ProfileChanged | Typing, subscriptions: Sequence[Subscription]
     ) -> Iterator[None]:
         frames: dict[Wire, bytes] = {}
-        for number, listener in enumerate(listeners, 1):
-            link = listener.link
-            if not self._slow(link):
-                if link.wire not in frames:
-                    frames[link.wire] = link.wire.encode(event)
-                self._hand(listener, frames[link.wire])
+        for number, subscription in enumerate(subscriptions, 1):
+            listener, wire = subscription.listener, subscription.listener.link.wire
+            if subscription in subscription.feed.subscriptions and not self._slow(listener.link):
+                if wire not in frames:
+                    frames[wire] = wire.encode(event)
+                self._hand(listener, frames[wire])
             if number % SLICE == 0:
                 yield
 
@@ -332,6 +339,8 @@ class Hub:
 
     def _unsubscribe(self, subscription: Subscription, *, lingers: bool = False) -> None:
         feed, listener = subscription.feed, subscription.listener
+        if subscription not in feed.subscriptions:
+            return  # a defect of its link's was quicker
         feed.remove(subscription)
         del listener.subscriptions[feed.room]
         self._attendance.leave(feed.room, listener.username, lingers=lingers)
@@ -427,7 +436,11 @@ class Hub:
 
     def _run(self, feed: Feed, slices: Iterator[None], rest: list[Durable]) -> None:
         """Write, and go on later with what is left to write, or has a hole before it."""
-        is_done = next(slices, _DONE) is _DONE
+        try:
+            is_done = next(slices, _DONE) is _DONE
+        except Exception as error:  # noqa: BLE001 - a defect, of one room
+            self._give_up(feed, feed.head, error)
+            return
         if rest or not is_done:
             feed.waiting = rest
             upto = rest[0].seq - 1 if rest else feed.head
@@ -456,6 +469,24 @@ class Hub:
 
         Where that was `noticed`, whose membership has changed has not been told yet.
         """
+        try:
+            await self._write_rest(feed, upto, slices, noticed=noticed)
+        except Exception as error:  # noqa: BLE001 - a defect, of one room
+            self._give_up(feed, upto, error)
+        self._resume(feed)
+
+    def _give_up(self, feed: Feed, upto: int, error: Exception) -> None:
+        """Have all who listen to a room come back for what they miss, and go on after that."""
+        logger.error("%s cannot be written to", feed.room, exc_info=error)
+        for subscription in [*feed.subscriptions]:
+            self._drop(subscription.listener)
+        feed.head, feed.moved = max(feed.head, upto), None
+        feed.let_go()
+        feed.wake()
+
+    async def _write_rest(
+        self, feed: Feed, upto: int, slices: Iterable[None], *, noticed: bool
+    ) -> None:
         began = self._loop.time()
         for _ in slices:
             await self._slices.next()
@@ -482,7 +513,6 @@ class Hub:
         while feed.unsaid:
             for _ in self._tell_all(feed, feed.unsaid.pop(0)):
                 await self._slices.next()
-        self._resume(feed)
 
     def _pass_over(self, feed: Feed, upto: int) -> None:
         """Go on after what cannot be told; whoever is live is to see for themselves."""
@@ -527,6 +557,9 @@ class Hub:
                     logger.exception("an event of %s cannot be encoded", feed.room)
                     self._pass_over(feed, rest[-1].seq)
                     feed.tail.extend(rest)
+                    for event in rest:
+                        if isinstance(event, Member) and event.ends:
+                            self._end(feed, event, event.seq, {})  # nobody is live
                     return
                 feed.head = run[-1].seq
                 feed.tail.extend(run)
@@ -634,7 +667,7 @@ class Hub:
         try:
             while True:
                 await listener.link.drained()
-                await self._pages.next()
+                await self._catch_ups.next()
                 self._pay(listener)
                 behind = next(
                     (s for s in listener.subscriptions.values() if s.cursor is not None), None
@@ -677,7 +710,7 @@ class Hub:
             listener.end(Close.LOST_POSITION, "the log no longer has your position")
             self._unsubscribe(behind, lingers=True)
             return
-        behind.cursor, data = run
+        behind.cursor, data = run  # still behind, so nothing else changes
         self._hand(listener, data)
 
     async def _run_after(self, feed: Feed, cursor: int, wire: Wire) -> Run | None:
@@ -690,8 +723,11 @@ class Hub:
             async with feed.catching_up:
                 if (wire, cursor) in feed.runs:
                     return feed.runs[wire, cursor]
-                page = await self._read(feed, cursor, feed.head)
-        if not page or page[0].seq != cursor + 1:
+                forgotten = -1
+                while forgotten != feed.forgotten:  # for what was read may be gone since
+                    forgotten = feed.forgotten
+                    page = await self._read(feed, cursor, feed.head)
+        if not page or page[0].seq != cursor + 1 or cursor + 1 < feed.first:
             return None
         events, joined = _next_run(page, [wire])
         return feed.keep_run(wire, cursor, (events[-1].seq, joined[wire]))
@@ -707,6 +743,8 @@ class Hub:
     def _tell_state(self, subscription: Subscription) -> None:
         """Give somebody who has missed ephemeral events what they would know by them."""
         subscription.missed = False
+        if not self._limits.presence:
+            return
         listener = subscription.listener
         state = self._attendance.state(subscription.feed.room)
         self._hand(listener, listener.link.wire.encode(state))
@@ -730,6 +768,8 @@ class Hub:
         for event in self._attendance.changes():
             feed = self._feeds.get(event.room)
             if feed is None or feed.opened is not None:  # nobody listens yet
+                continue
+            if not self._limits.presence:
                 continue
             if feed.waiting is None and written < SLICE:
                 written += len(feed.subscriptions)

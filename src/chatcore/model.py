@@ -258,6 +258,8 @@ class Limits:
     """What may wait for one connection before it is lagging; sockets are asked from 64 KiB on."""
     offline_seconds: float = 5.0
     """How long somebody is still online after their last connection was lost."""
+    presence: bool = True
+    """Whether the people in a room are told who comes online there, and who goes."""
     ping: float = 25.0
     """Seconds between a door's signs of life."""
 

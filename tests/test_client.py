@@ -155,6 +155,7 @@ async def test_what_became_of_old_messages_while_away_arrives_too(
         chat = await stack.enter_async_context(connect(server.urls[door], backoff=SOON))
         await chat.register("ada", PASSWORD)
         head = (await chat.join("lobby")).head
+        held = (await chat.history("lobby", around=second, limit=3)).messages
 
         server.signal(signal.SIGKILL)
         await until(chat, lambda event: isinstance(event, Reconnecting))
@@ -188,6 +189,7 @@ async def test_what_became_of_old_messages_while_away_arrives_too(
             (second, "", True),
         ]
         assert page[0].edited == edited.timestamp
+        assert chat.fold([*held, *told]) == [*page], "what is held goes on as the server's does"
 
 
 async def test_a_log_that_began_anew_is_told(tmp_path: Path) -> None:

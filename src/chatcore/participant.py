@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import datetime
 from typing import TypeVar
 
@@ -17,6 +17,7 @@ from chatcore.events import (
     CreateReply,
     DeleteReply,
     DirectReply,
+    Durable,
     EditReply,
     Event,
     HistoryReply,
@@ -26,6 +27,7 @@ from chatcore.events import (
     LeaveReply,
     MarkReadReply,
     MembersReply,
+    Message,
     MuteReply,
     Notice,
     PasswordReply,
@@ -48,6 +50,7 @@ from chatcore.events import (
     UpdateReply,
     WhoReply,
 )
+from chatcore.folding import fold
 from chatcore.model import Membership, Room, User
 
 R = TypeVar("R", bound=Reply)
@@ -93,6 +96,13 @@ class Participant(ABC):
     @abstractmethod
     async def __anext__(self) -> Event | Notice:
         """Return the next event; the iteration ends with the connection."""
+
+    def fold(self, events: Iterable[Durable]) -> list[Message]:
+        """Return the messages among events of one room, as this user sees them after all of them.
+
+        Messages of a join, or a page, and what has come since: `chatcore.fold` says how.
+        """
+        return fold(events, None if self.user is None else self.user.username)
 
     # Commands.
 

@@ -81,6 +81,26 @@ async def test_an_account_from_its_beginning_to_its_end(database: Path) -> None:
     assert listed(await user(database, "list"))[0] == ["ada", "deleted", "Deleted user"]
 
 
+async def test_what_was_reported_in_rooms_of_two_people_is_for_the_operator(database: Path) -> None:
+    async with Chat(SqliteRepository(database), bcrypt_cost=4) as chat:
+        ada, bob = [await chat.register(name, PASSWORD) for name in ("ada", "bob")]
+        two = (await chat.direct(ada, "bob")).name
+        for user_ in (ada, bob):
+            await chat.join(user_, "lobby")
+        spam = await chat.send(bob, two, "Buy\tmy\nwatches")
+        gone = await chat.send(ada, "lobby", "a secret")
+        await chat.report(ada, two, spam.seq, "spam")
+        await chat.report(bob, "lobby", gone.seq, "rude")
+        await chat.delete(ada, "lobby", gone.seq)
+    printed = listed(await user(database, "reports"))
+    assert [[*line[:4], *line[5:]] for line in printed] == [
+        [two, str(spam.seq), "bob", "ada", "spam", "Buy my watches"],
+        ["lobby", str(gone.seq), "ada", "bob", "rude", ""],
+    ]
+    assert listed(await user(database, "reports", "--room", "Lobby")) == printed[1:]
+    assert "no room" in await user(database, "reports", "--room", "nowhere", status=1)
+
+
 async def test_the_password_that_was_given_is_good(database: Path) -> None:
     await user(database, "add", "ada", "--password-stdin")
     await user(database, "add", "bob", "--password-stdin")

@@ -239,6 +239,9 @@ class Repository(Protocol):
     def reports(self, room: str, after: int, limit: int) -> Sequence[ReportItem]:
         """Return at most `limit` reports, by number, above `after`."""
 
+    def reported(self, after: str, limit: int) -> Sequence[str]:
+        """Return at most `limit` rooms of which something was reported, by name, above `after`."""
+
     def bans(self, room: str, after: str, limit: int, now: datetime) -> Sequence[BanItem]:
         """Return at most `limit` of those who are banned or muted now, by username, above `after`.
 

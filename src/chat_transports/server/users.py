@@ -16,7 +16,9 @@ from chatcore import auth, dossier, model, names
 from chatcore.accounts import newcomer
 from chatcore.codec import JsonLines
 from chatcore.errors import ChatError, Conflict, NotFound, OutcomeUnknown, SchemaError
-from chatcore.model import INVITED, LOBBY, Account, Closing, Draft, Limits
+from chatcore.events import ReportItem
+from chatcore.folding import fold
+from chatcore.model import INVITED, LOBBY, Account, Closing, Draft, Limits, Room
 
 PAGE = 1_000
 
@@ -91,9 +93,7 @@ def role(context: click.Context, name: str, role: str, room: str, database: str 
     """
     with _opened(context, database) as repository:
         username = _there(repository, name).user.username
-        found = repository.room(names.room_name(room))
-        if found is None:
-            raise NotFound(f"There is no room {room}")
+        found = _room(repository, room)
         if found.kind == "direct":
             raise Conflict("A direct room is of two people: nobody else gets in, nor is its owner")
         standing = repository.membership(found.name, username)
@@ -213,6 +213,29 @@ def export(context: click.Context, name: str, file: IO[bytes], database: str | N
             file.write(piece)
 
 
+@user.command()
+@click.option("--room", help="Of this room alone.")
+@database_option
+@click.pass_context
+def reports(context: click.Context, room: str | None, database: str | None) -> None:
+    """List what was reported, in all rooms, those of two people among them.
+
+    A line each, with tabs in it: room, message, who wrote it, who reported it, when, why, and
+    what the message says now.
+    """
+    with _opened(context, database) as repository:
+        for name in _reported(repository) if room is None else [_room(repository, room).name]:
+            for each in _reports(repository, name):
+                window = each.seq - 1, each.seq + 1, 1
+                found = repository.messages(name, *window, newest=False, upto=sys.maxsize)
+                sender, said = next(((one.sender, one.content) for one in fold(found)), ("", ""))
+                columns = (
+                    *(name, str(each.seq), sender, each.username),
+                    *(model.rfc3339(each.timestamp), each.reason, said),
+                )
+                click.echo("\t".join(" ".join(column.split()) for column in columns))
+
+
 # What they share.
 
 
@@ -246,11 +269,32 @@ def _there(repository: chatcore.SqliteRepository, name: str) -> Account:
     return account
 
 
+def _room(repository: chatcore.SqliteRepository, name: str) -> Room:
+    room = repository.room(names.room_name(name))
+    if room is None:
+        raise NotFound(f"There is no room {name}")
+    return room
+
+
 def _all(repository: chatcore.SqliteRepository) -> Iterator[Account]:
     after = ""
     while page := repository.users(after, PAGE):
         yield from page
         after = page[-1].user.username
+
+
+def _reported(repository: chatcore.SqliteRepository) -> Iterator[str]:
+    after = ""
+    while page := repository.reported(after, PAGE):
+        yield from page
+        after = page[-1]
+
+
+def _reports(repository: chatcore.SqliteRepository, room: str) -> Iterator[ReportItem]:
+    after = 0
+    while page := repository.reports(room, after, PAGE):
+        yield from page
+        after = page[-1].number
 
 
 def _hash(context: click.Context, from_stdin: bool) -> str:

@@ -578,6 +578,11 @@ class MemoryRepository:
             found = [each for each in self._logs[room].reports.values() if each.number > after]
             return found[:limit]
 
+    def reported(self, after: str, limit: int) -> Sequence[str]:
+        with self._lock:
+            found = (room for room, log in sorted(self._logs.items()) if log.reports)
+            return [*islice((room for room in found if room > after), limit)]
+
     def bans(self, room: str, after: str, limit: int, now: datetime) -> Sequence[BanItem]:
         with self._lock:
             log = self._logs[room]

@@ -332,6 +332,9 @@ class FaultyRepository:
     def redact(self, events: Sequence[Durable]) -> None:
         self._do(self.inside.redact, events)
 
+    def reported(self, after: str, limit: int) -> Sequence[str]:
+        return self._do(self.inside.reported, after, limit)
+
     def reports_of(self, username: str) -> Sequence[tuple[str, ReportItem]]:
         return self._do(self.inside.reports_of, username)
 

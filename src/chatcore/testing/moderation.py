@@ -808,6 +808,7 @@ def _what_goes_with_a_person(repository: Repository) -> None:
         ("lobby", ReportItem(2, 5, "bob", "by bob of cyd", NOW)),
     ]
     assert repository.reports_of("bob") == of_bob
+    assert (repository.reported("", 9), repository.reported("lobby", 9)) == (["lobby"], [])
     assert repository.reports_of("nobody") == []
     repository.redact_reports("bob")
     assert [each.reason for each in repository.reports("lobby", 0, 9)] == ["", "", "by ada of cyd"]

@@ -449,6 +449,11 @@ class SqlRepository(Retention):
             for number, seq, whose, reason, at in sorted(found)
         ]
 
+    def reported(self, after: str, limit: int) -> Sequence[str]:
+        with self._dialect.reading() as connection:
+            found = connection.taken(self._sql.reported, {"after": after, "limit": limit})
+        return sorted(name for (name,) in found)
+
     def bans(self, room: str, after: str, limit: int, now: datetime) -> Sequence[BanItem]:
         page = {"room": room, "after": after, "limit": limit, "now": milliseconds(now)}
         with self._dialect.reading() as connection:

@@ -629,6 +629,14 @@ class Statements:
             .order_by(reports.c.number)
             .limit(param("limit"))
         )
+        self.reported = taken(
+            sa.select(rooms.c.name)
+            .where(
+                rooms.c.name > param("after"), sa.exists().where(reports.c.room_id == rooms.c.id)
+            )
+            .order_by(rooms.c.name)
+            .limit(param("limit"))
+        )
         sanctions = ("banned", "muted", "ban", "mute")
         held = (
             sa.select(

@@ -1,6 +1,7 @@
 """chat-serve without the time that its imports take: forked off a process that has done them.
 
-Each is a process of its own, and runs all that chat-serve does once it is imported.
+Each is a process of its own, and runs all that chat-serve does from when it is imported until
+it has returned; what Python itself does at its beginning and its end, a cold start tests.
 """
 
 from __future__ import annotations

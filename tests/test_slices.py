@@ -516,6 +516,18 @@ async def test_a_hint_goes_to_nobody_who_was_removed_meanwhile(kind: Kind) -> No
     assert told_of_it == [False, True, False]
 
 
+async def test_nobody_is_said_to_be_typing_before_their_joining_is_told(kind: Kind) -> None:
+    links = [kind(WIRE) for _ in range(3)]
+    async with lobby(**{f"user{number}": link for number, link in enumerate(links)}) as room:
+        room.hub.deliver([Member(LOBBY, 1, "dan", NOW, "dan", "join", "member")])
+        for _ in range(2):  # while it is written, and once it has been
+            room.hub.hint("dan", Typing(LOBBY, "dan"), [LOBBY])
+            await room.written()
+    heard = [[event["event"] for event in told(link)] for link in links]
+    kinds = [[kind for kind in each if kind != "presence"] for each in heard]
+    assert kinds == [["member", "typing"]] * 3
+
+
 async def test_one_reads_for_all_who_are_behind_together(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

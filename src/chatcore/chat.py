@@ -716,10 +716,12 @@ class Chat(Accounts, Moderation):
         self._typing.take(user.username)
         found = await self._room(room)
         async with self.hub.feed(found.name) as feed:
-            head = feed.head
             # Looked up, and not guessed from who is here: who was removed is told by the log.
             await self._check("typing", user, commands.Typing(room), found)
-            self.hub.check_speaker(feed, user.username, head)
+            membership = await self._membership(found, user, feed)  # whose joining has been told
+            if membership is None:
+                raise NotMember("You must join the chat first")
+            self.hub.check_speaker(feed, user.username, membership.head)
             self.hub.hint(user.username, Typing(found.name, user.username), [found.name])
 
     async def who(self, user: User, room: str) -> WhoReply:

@@ -196,17 +196,20 @@ class Hub:
     def hint(self, username: str, event: ProfileChanged | Typing, rooms: Iterable[str]) -> None:
         """Give an ephemeral event of a user's to the others who listen to these rooms, once each.
 
-        Who reads slowly does not get it, nor does a room with many people online.
+        Who reads slowly does not get it, nor does a room with many people online.  Nor is
+        anybody said to be typing where something is being written: that may be their joining.
         """
+        is_typing = isinstance(event, Typing)
         heard = {
             subscription.listener: subscription
             for room in rooms
             if (feed := self._feeds.get(room)) and not self._attendance.is_crowd(room)
+            if not (is_typing and feed.waiting is not None)
             for subscription in feed.subscriptions
             if subscription.cursor is None and subscription.listener.username != username
         }
         hinting = self._hint(event, [*heard.values()])
-        if isinstance(event, Typing):
+        if is_typing:
             for _ in hinting:  # in one turn, for in the next somebody may have been removed
                 pass
         elif next(hinting, _DONE) is not _DONE:
